@@ -1,0 +1,174 @@
+"""Train networks of the zoo on CIFAR-10, one per seed: the pairs that the benchmarks merge.
+
+    uv run python benchmarks/train_pair.py --data cifar/ --arch resnet20 --width 2 --seeds 0 1 --out runs/
+    uv run python benchmarks/train_pair.py --data cifar/ --download ...        # torchvision fetches CIFAR-10
+
+`--data` is a folder with `train/<class>/*` and `test/<class>/*`, or where torchvision keeps its CIFAR-10. Each seed
+leaves `<arch>-x<width>-s<seed>.safetensors` and a `.json` card with the recipe and the accuracies. A run that was
+stopped goes on from its last finished epoch. The recipe: SGD with Nesterov momentum, one-cycle learning rate,
+random crop and flip, label smoothing, and a first part at a reduced resolution.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+from cifar import Batches, load_cifar
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from featviz.zoo.resnet import CifarResNet
+from featviz.zoo.vgg import CifarVGG
+
+ARCHITECTURES = {
+    "resnet20": lambda width: CifarResNet(20, int(width)),
+    "vgg11": lambda width: CifarVGG(11, width),
+    "vgg11_bn": lambda width: CifarVGG(11, width, batch_norm=True),
+    "vgg16": lambda width: CifarVGG(16, width),
+    "vgg16_bn": lambda width: CifarVGG(16, width, batch_norm=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one network is trained; written into its card."""
+
+    arch: str
+    width: float
+    seed: int
+    epochs: int
+    batch: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    warmup: float = 0.2
+    small_side: int = 24
+    small_epochs: int = 0
+    precision: str = "bfloat16 autocast"
+
+
+def augment(images: Tensor, recipe: Recipe, epoch: int, normal: Batches, generator: torch.Generator) -> Tensor:
+    """uint8 (b, 3, 32, 32) -> float: crop after a reflected 4 pixel pad, flip, reduce the resolution early on."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
+    top = torch.randint(0, 9, (batch, 1), generator=generator) + torch.arange(height)
+    left = torch.randint(0, 9, (batch, 1), generator=generator) + torch.arange(width)
+    flip = torch.rand(batch, 1, generator=generator) < 0.5
+    left = torch.where(flip, left.flip(1), left)
+    rows = torch.arange(batch)
+    x = padded.permute(0, 2, 3, 1)[rows[:, None, None], top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)
+    if epoch < recipe.small_epochs:
+        x = F.interpolate(x, size=(recipe.small_side, recipe.small_side), mode="bilinear", antialias=True)
+    return ((x / 255 - normal.mean) / normal.std).contiguous(memory_format=torch.channels_last)
+
+
+def accuracy(model: nn.Module, data: Batches) -> float:
+    """Percentage of right answers, in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        right = sum((model(x.to(device)).argmax(1).cpu() == y).sum().item() for x, y in data)
+    return 100 * right / len(data.labels)
+
+
+def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, device: str) -> None:
+    name = f"{recipe.arch}-x{recipe.width:g}-s{recipe.seed}"
+    if (out / f"{name}.json").exists():
+        print(f"{name}: already trained")
+        return
+    torch.manual_seed(recipe.seed)
+    model = ARCHITECTURES[recipe.arch](recipe.width).to(device, memory_format=torch.channels_last)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(
+        groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    steps = len(train_set.images) // recipe.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, recipe.epochs * steps, pct_start=recipe.warmup, anneal_strategy="linear",
+        cycle_momentum=False, final_div_factor=1e3,
+    )  # fmt: skip
+    checkpoint, first, history = out / f"{name}.resume.pt", 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first, history = state["epoch"], state["history"]
+    began = time.monotonic()
+    for epoch in range(first, recipe.epochs):
+        generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
+        order = torch.randperm(len(train_set.images), generator=generator)[: steps * recipe.batch]
+        model.train()
+        running = 0.0
+        bar = tqdm(order.split(recipe.batch), desc=f"{name} epoch {epoch + 1}/{recipe.epochs}", mininterval=2)
+        for index in bar:
+            x = augment(train_set.images[index], recipe, epoch, train_set, generator).to(device)
+            y = train_set.labels[index].to(device)
+            with torch.autocast(device, dtype=torch.bfloat16):
+                logits = model(x)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            running += loss.detach()
+        measured = accuracy(model, test_set)
+        history.append({"loss": float(running) / steps, "test": measured})
+        print(f"{name}: epoch {epoch + 1}, loss {history[-1]['loss']:.3f}, test {measured:.2f} %", flush=True)
+        state = {
+            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+            "epoch": epoch + 1, "history": history,
+        }  # fmt: skip
+        torch.save(state, checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+    card = {
+        "recipe": dataclasses.asdict(recipe), "history": history, "test_accuracy": history[-1]["test"],
+        "seconds": time.monotonic() - began, "machine": platform.machine(), "torch": torch.__version__,
+    }  # fmt: skip
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, out / f"{name}.safetensors")
+    (out / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    checkpoint.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10 (see above)")
+    parser.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR-10 into --data")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet20")
+    parser.add_argument("--width", type=float, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--small-epochs", type=int, default=0, help="epochs at 24 px, before those at 32 px")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    train_data = load_cifar(args.data, train=True, download=args.download)
+    test_data = load_cifar(args.data, train=False, download=args.download)
+    for seed in args.seeds:
+        recipe = Recipe(
+            args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs
+        )
+        model = ARCHITECTURES[args.arch](args.width)
+        train_set, test_set = (Batches(*d, model.mean, model.std) for d in (train_data, test_data))
+        train(recipe, train_set, test_set, args.out, args.device)
+
+
+if __name__ == "__main__":
+    main()

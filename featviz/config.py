@@ -1,0 +1,103 @@
+"""Every default of featviz: frozen dataclasses of plain values (no torch), from which the command line is made too."""
+
+from dataclasses import dataclass, field
+
+from featviz.errors import RenderError
+
+Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """How an image is made. Fractions are of the image side, so that one setting serves 32 px and 512 px.
+
+    Raises:
+        RenderError: a value out of its range, with the range.
+    """
+
+    size: int | tuple[int, int] = 224  # canvas in pixels, square or (height, width)
+    steps: int = 512  # steps of the ascent
+    seed: int = 0  # with layer, unit and restart it decides the draw
+    lr: float = 0.05  # of Adam (Lucid's default)
+
+    parameterization: str = "fourier"  # or "pixel"
+    sd: float = 0.01  # standard deviation of the start
+    decay: float = 1.0  # power of 1/frequency in the Fourier parameterization
+    color: str | Matrix3 | None = "imagenet"  # decorrelation matrix, or one measured by color_matrix(data), or None
+
+    jitter: float = 1 / 16  # shift, uniform in +-jitter of the side
+    scale: float = 0.1  # zoom, uniform in 1 +- scale
+    rotation: float = 10.0  # degrees, uniform in +-rotation
+    border: str = "reflection"  # what a warp sees outside: "reflection", "border" or "zeros" (the mean color)
+    input_size: int | tuple[int, int] | None = None  # what the network is fed; None: the canvas size
+
+    mean: tuple[float, ...] | None = None  # of the network's input; None: what the model says, else ImageNet's
+    std: tuple[float, ...] | None = None
+    restarts: int = 4  # other draws tried where a unit has no gradient at its start
+    batch: int = 32  # units rendered together at most
+    precision: str = "auto"  # of the network: "float32", "bfloat16", "float64"; auto: bfloat16 where it is native
+
+    def __post_init__(self) -> None:
+        for name in ("size", "input_size"):
+            value = getattr(self, name)
+            sides = value if isinstance(value, tuple) else (value,)
+            if value is not None and (len(sides) > 2 or any(not isinstance(s, int) or s < 1 for s in sides)):
+                raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
+        choices = {
+            "parameterization": ("fourier", "pixel"),
+            "border": ("reflection", "border", "zeros"),
+            "precision": ("auto", "float32", "bfloat16", "float64"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise RenderError(f"{name} is {getattr(self, name)!r}: use one of {', '.join(allowed)}.")
+        if isinstance(self.color, str) and self.color != "imagenet":
+            raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
+        for name, low, high in (
+            ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
+            ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
+            ("batch", 1, 10**6),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}.")
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
+    def fed(self) -> tuple[int, int]:
+        """Height and width of what the network is fed, in pixels."""
+        size = self.size if self.input_size is None else self.input_size
+        return size if isinstance(size, tuple) else (size, size)
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """How two networks are aligned."""
+
+    method: str = "weights"  # or "activations"
+    seed: int = 0
+    restarts: int = 4  # starts of weight matching; the best objective is kept
+    sweeps: int = 100  # sweeps over all groups per start, at most
+    tolerance: float = 1e-9  # relative gain of the objective under which a start has converged
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """How two aligned networks become one."""
+
+    weight: float = 0.5  # of B; 0 is A, 1 is B'
+    repair: str = "auto"  # "none", "batchnorm", "repair"; auto: batchnorm, or repair where there is no BatchNorm
+    points: int = 11  # of a loss barrier
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """All of them, for the command line."""
+
+    render: RenderConfig = field(default_factory=RenderConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)

@@ -1,0 +1,57 @@
+"""Unit specs: the text `layer:channels` <-> a layer name and channel numbers.
+
+>>> parse_units("layer3.1.conv2:17")
+UnitSpec(layer='layer3.1.conv2', channels=(17,))
+>>> parse_units("layer1.0.bn1:0-2,7")
+UnitSpec(layer='layer1.0.bn1', channels=(0, 1, 2, 7))
+>>> parse_units("fc")
+UnitSpec(layer='fc', channels=None)
+>>> format_unit("fc", 3)
+'fc:3'
+"""
+
+import re
+from dataclasses import dataclass
+
+from featviz.errors import UnitError
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """Channels of one module's output; `channels` None means all of them."""
+
+    layer: str
+    channels: tuple[int, ...] | None
+
+
+def parse_units(text: str) -> UnitSpec:
+    """Read `layer`, `layer:17`, `layer:0-15` or `layer:0-3,7,9`.
+
+    Raises:
+        UnitError: the part after the colon is not numbers and ranges.
+    """
+    layer, colon, channels = text.strip().rpartition(":")
+    if not colon:
+        return UnitSpec(channels, None)
+    if not layer:
+        raise UnitError(f"{text!r} names no layer: write layer:channel, for example layer3.1.conv2:17.")
+    return UnitSpec(layer, parse_channels(channels))
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Read `17`, `0-15` or `0-3,7,9` (both ends of a range included)."""
+    channels: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not found:
+            raise UnitError(f"{text!r} is not a list of channels: write 17, 0-15 or 0-3,7,9.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise UnitError(f"the range {part.strip()} runs backwards: write {last}-{first}.")
+        channels.extend(range(first, last + 1))
+    return tuple(channels)
+
+
+def format_unit(layer: str, channel: int) -> str:
+    """The spec of one unit."""
+    return f"{layer}:{channel}"
