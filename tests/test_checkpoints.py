@@ -1,0 +1,204 @@
+"""Checkpoints: what fits is loaded exactly, what does not is refused in one sentence that names it."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from featviz.checkpoints import check_finite, check_same_architecture, digest, load_into, load_weights
+from featviz.errors import CheckpointError, ModelError, OutputError
+from featviz.files import check_writable, write_atomically
+
+
+def net(width: int = 4, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width, 2))
+    model[1].running_mean = torch.randn(width)
+    return model
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return net(seed=1).state_dict()
+
+
+def same(model: nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth", "w.th"])
+def test_weights_come_back_from_every_format(tmp_path, weights, name):
+    (save_file if name.endswith("safetensors") else torch.save)(weights, tmp_path / name)
+    model = net()
+    assert load_into(model, tmp_path / name) == []
+    assert same(model, weights)
+
+
+@pytest.mark.parametrize("wrap", [("state_dict",), ("model",), ("model", "state_dict")])
+def test_wrapped_weights_are_unwrapped(tmp_path, weights, wrap):
+    content: dict = dict(weights)
+    for key in wrap:
+        content = {key: content, "epoch": 3}
+    torch.save(content, tmp_path / "w.pt")
+    assert load_weights(tmp_path / "w.pt").keys() == weights.keys()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_of_all_keys_is_stripped_and_said(tmp_path, weights, prefix):
+    torch.save({prefix + key: value for key, value in weights.items()}, tmp_path / "w.pt")
+    model = net()
+    notes = load_into(model, tmp_path / "w.pt")
+    assert same(model, weights)
+    assert len(notes) == 1
+    assert prefix in notes[0]
+
+
+def test_half_precision_is_converted_and_said(tmp_path, weights):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    save_file(half, tmp_path / "w.safetensors")
+    model = net()
+    notes = load_into(model, tmp_path / "w.safetensors")
+    assert model[0].weight.dtype == torch.float32
+    assert torch.equal(model[0].weight, half["0.weight"].float())
+    assert "float16" in notes[0]
+
+
+def test_weights_without_batchnorm_counters_load(tmp_path, weights):
+    del weights["1.num_batches_tracked"]
+    save_file(weights, tmp_path / "w.safetensors")
+    assert load_into(net(), tmp_path / "w.safetensors") == []
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("owned",))
+
+
+def bad_file(kind: str, path, weights):
+    good = dict(weights)
+    if kind == "missing keys":
+        del good["0.weight"], good["0.bias"]
+    elif kind == "extra keys":
+        good["head.weight"] = torch.ones(1)
+    elif kind == "other shape":
+        good = net(5).state_dict()
+    elif kind == "nan":
+        good["3.weight"] = good["3.weight"].clone()
+        good["3.weight"][0, 1] = float("nan")
+    elif kind == "no weights":
+        good = {"epoch": 3, "lr": 0.1}
+    elif kind == "pickle":
+        good["evil"] = Evil()
+    if kind == "missing":
+        return path.with_name("absent.pt")
+    if kind == "folder":
+        return path.parent
+    torch.save(good, path)
+    if kind == "cut off":
+        path.write_bytes(path.read_bytes()[:900])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello, I am a README")
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif kind == "cut off safetensors":
+        save_file(weights, path)
+        path.write_bytes(path.read_bytes()[:-50])
+        return path.rename(path.with_suffix(".safetensors"))
+    return path
+
+
+BAD = {
+    "missing keys": ["2 missing keys", "0.weight"],
+    "extra keys": ["1 extra key", "head.weight"],
+    "other shape": ["0.weight", "(5, 3, 3, 3)", "(4, 3, 3, 3)"],
+    "nan": ["NaN", "3.weight", "1 of 8"],
+    "no weights": ["epoch, lr", "state_dict"],
+    "pickle": ["mkdir", "safetensors"],
+    "plain pickle": ["or is damaged", "safetensors"],
+    "missing": ["does not exist"],
+    "folder": ["is a folder"],
+    "cut off": ["cut off"],
+    "cut off safetensors": ["cut off"],
+    "empty": ["is empty"],
+    "text": ["no checkpoint"],
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch, weights, kind):
+    monkeypatch.chdir(tmp_path)
+    model = net()
+    before = digest(model)
+    path = bad_file(kind, tmp_path / "w.pt", weights)
+    with pytest.raises(CheckpointError) as caught:
+        load_into(model, path)
+    sentence = str(caught.value)
+    assert all(part in sentence for part in [str(path), *BAD[kind]])
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert digest(model) == before
+    assert not (tmp_path / "owned").exists()
+
+
+def test_digest_survives_storage_and_layout_and_sees_every_value(tmp_path):
+    model = net()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    again = net(seed=5)
+    load_into(again, tmp_path / "w.safetensors")
+    assert digest(again) == digest(model)
+    assert digest(again.to(memory_format=torch.channels_last)) == digest(model)
+    assert digest(again.double()) == digest(model)
+    again[1].running_mean[2] += 1e-6
+    assert digest(again) != digest(model)
+
+
+def test_digest_sees_shapes_and_names():
+    flat, deep = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+    deep.weight = nn.Parameter(flat.weight.detach().reshape(2, 3))
+    assert digest(flat) != digest(deep)
+    assert digest(nn.Sequential(flat)) != digest(flat)
+
+
+def test_a_nan_in_a_model_is_named():
+    model = net()
+    model[1].running_var[0] = float("inf")
+    with pytest.raises(ModelError, match=r"^B has NaN or Inf in 1\.running_var \(1 of 4"):
+        check_finite(model, "B")
+    check_finite(net(), "A")
+
+
+def test_models_of_other_architecture_are_told_apart():
+    check_same_architecture(net(), net(seed=3))
+    with pytest.raises(ModelError, match=r"0\.weight, \(4, 3, 3, 3\) in A and \(6, 3, 3, 3\) in B"):
+        check_same_architecture(net(4), net(6))
+    with pytest.raises(ModelError, match=r"1 tensor only in B \(4\.weight\)"):
+        check_same_architecture(net(), nn.Sequential(*net(), nn.Linear(2, 2, bias=False)))
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, stop):
+    target = tmp_path / "deep" / "x.json"
+    write_atomically(target, lambda path: path.write_text("old"))
+
+    def half(path):
+        path.write_text("ne")
+        raise stop
+
+    with pytest.raises(stop):
+        write_atomically(target, half)
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for check in (check_writable, lambda path: write_atomically(path, lambda part: part.write_text(""))):
+        with pytest.raises(OutputError, match=r"the folder .*file.* cannot be written"):
+            check(tmp_path / "file" / "x.png")
+        with pytest.raises(OutputError, match="is a folder"):
+            check(tmp_path)
