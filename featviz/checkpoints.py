@@ -117,7 +117,7 @@ def digest(model: nn.Module) -> str:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         values = tensor.detach().to("cpu", dtype).contiguous()
         sha.update(json.dumps([key, str(dtype), list(values.shape)]).encode())
-        sha.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+        sha.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -137,8 +137,9 @@ def _read_torch(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = named[1] if named else "or is damaged"
         raise CheckpointError(
-            f"{path} holds more than weights ({named[1] if named else 'or is damaged'}), and featviz does not "
+            f"{path} holds more than weights ({what}), and featviz does not "
             "unpickle: load it where you trust it, and save its state_dict() with safetensors.torch."
         ) from error
     except Exception as error:  # a damaged archive raises whatever its remains lead to
@@ -161,7 +162,7 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         else f"a {type(content).__name__}"
     )
     raise CheckpointError(
-        f"{path} holds {what} instead of weights: save model.state_dict(), bare or under 'state_dict' or 'model'."
+        f"{path} holds {what} instead of weights: save model.state_dict(), bare or under 'state_dict'."
     )
 
 
