@@ -24,6 +24,10 @@ class AlignmentError(FeatvizError):
     """An alignment that does not belong to the models at hand, or cannot be computed from what was given."""
 
 
+class DataError(FeatvizError):
+    """Images that are not there or cannot be read."""
+
+
 class RenderError(FeatvizError):
     """A rendering that cannot be made as asked: image size, objective, configuration."""
 
