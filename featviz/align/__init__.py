@@ -1,0 +1,1 @@
+"""Which unit is which: permutation groups, matchings, alignments and the unit indexer."""
