@@ -40,9 +40,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             head = file.read(9)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist: give the path of a .safetensors or .pt file."
-        ) from None
+        raise CheckpointError(f"{path} does not exist: give the path of a .safetensors or .pt file.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its rights.") from error
     if not head:
@@ -89,15 +87,11 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 def check_same_architecture(model_a: nn.Module, model_b: nn.Module) -> None:
     """Raise ModelError where the networks' tensors differ in name (counts) or shape (the first one)."""
-    shapes_a, shapes_b = (
-        {key: tuple(t.shape) for key, t in m.state_dict().items()} for m in (model_a, model_b)
-    )
+    shapes_a, shapes_b = ({key: tuple(t.shape) for key, t in m.state_dict().items()} for m in (model_a, model_b))
     remedy = "give two networks of one architecture"
     for key in shapes_a:
         if key in shapes_b and shapes_a[key] != shapes_b[key]:
-            raise ModelError(
-                f"the models differ at {key}, {shapes_a[key]} in A and {shapes_b[key]} in B: {remedy}."
-            )
+            raise ModelError(f"the models differ at {key}, {shapes_a[key]} in A and {shapes_b[key]} in B: {remedy}.")
     only_a, only_b = (_absent(x, y) for x, y in ((shapes_a, shapes_b), (shapes_b, shapes_a)))
     if only_a or only_b:
         found = _count("tensors only in A", only_a), _count("tensors only in B", only_b)
@@ -156,11 +150,7 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    what = (
-        f"the keys {_few(map(str, content))}"
-        if isinstance(content, Mapping)
-        else f"a {type(content).__name__}"
-    )
+    what = f"the keys {_few(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise CheckpointError(
         f"{path} holds {what} instead of weights: save model.state_dict(), bare or under 'state_dict'."
     )

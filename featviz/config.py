@@ -95,9 +95,30 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
+class DemoConfig:
+    """What `featviz demo` shows of the bundled pair."""
+
+    layers: tuple[str, ...] = ("layer1.2.bn2", "layer2.1.bn1", "layer3.1.bn1")
+    best: int = 6  # units of a layer with the highest match score
+    worst: int = 2  # and with the lowest
+    size: int = 64  # canvas in pixels: twice what the pair was trained with
+    steps: int = 256
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a folder of images is fed to a network."""
+
+    limit: int = 5000  # images, taken evenly from all classes
+    batch: int = 250
+
+
+@dataclass(frozen=True)
 class Defaults:
     """All of them, for the command line."""
 
     render: RenderConfig = field(default_factory=RenderConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    data: DataConfig = field(default_factory=DataConfig)

@@ -8,9 +8,7 @@ from featviz.errors import OutputError
 from featviz.gallery.grid import Cell, Row, grid, save_png
 from featviz.gallery.lettering import Lettering, printable
 
-LONG = (
-    "features.denseblock3.denselayer24.conv2:1023 and averyveryverylongwordwithoutanybreakwhatsoeverinitsbody"
-)
+LONG = "features.denseblock3.denselayer24.conv2:1023 and averyveryverylongwordwithoutanybreakwhatsoeverinitsbody"
 
 
 def image(height: int = 32, width: int = 32, channels: int = 3, value: float = 0.0) -> np.ndarray:

@@ -60,9 +60,7 @@ class _Layout:
         return self.head_width + column * (self.cell_width + GAP)
 
 
-def grid(
-    columns: Sequence[str], rows: Sequence[Row], title: str, footer: str = "", per_line: int = 1
-) -> Image.Image:
+def grid(columns: Sequence[str], rows: Sequence[Row], title: str, footer: str = "", per_line: int = 1) -> Image.Image:
     """Draw the rows under the column heads; `per_line` of them side by side make a contact sheet.
 
     Args:
@@ -103,9 +101,7 @@ def grid(
     for line, height, image_height in zip(lines, heights, tall, strict=True):
         for left, index in zip(lefts, line, strict=False):
             corner = left, body
-            _draw_block(
-                canvas, rows[index].head, images[index], captions[index], corner, image_height, layout
-            )
+            _draw_block(canvas, rows[index].head, images[index], captions[index], corner, image_height, layout)
         body += height
     if footer_lines:
         draw.line([(MARGIN, body), (width - MARGIN, body)], FAINT)
@@ -141,9 +137,7 @@ def _pixels(image: np.ndarray) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 3) or 0 in values.shape:
-        raise OutputError(
-            f"an image of shape {np.shape(image)} cannot be drawn: give (h, w, 3) or (h, w, 1)."
-        )
+        raise OutputError(f"an image of shape {np.shape(image)} cannot be drawn: give (h, w, 3) or (h, w, 1).")
     bytes_ = np.round(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(np.broadcast_to(bytes_, (*bytes_.shape[:2], 3)).copy())
 

@@ -68,9 +68,7 @@ class Lettering:
             return len(text)
         fitting = max(1, self._fitting(text, width))
         for breaks in (r" ", r"(?<=[._/:,;|-])"):
-            ends = [
-                found.end() for found in re.finditer(breaks, text[: fitting + 1]) if found.start() <= fitting
-            ]
+            ends = [found.end() for found in re.finditer(breaks, text[: fitting + 1]) if found.start() <= fitting]
             ends = [end for end in ends if 0 < self.width(text[:end].rstrip()) <= width]
             if ends:
                 return ends[-1]

@@ -1,0 +1,55 @@
+"""The command line: arguments in, exit code out. 0 is done, 2 is a mistake that the user can mend, 130 is Ctrl-C.
+
+Help costs no torch: what a command needs it imports when it runs.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+from featviz.cli import align, barrier, demo, info, merge, triplet
+from featviz.cli.arguments import Parser
+from featviz.errors import FeatvizError
+
+DESCRIPTION = """\
+Feature visualization for merged networks: the same unit in network A, in network B permuted into A's order (B'),
+and in their merge, side by side.
+"""
+
+EXAMPLES = """\
+from two checkpoints to pictures:
+  featviz demo                                                     a bundled pair, no data, a few minutes
+  featviz info a.safetensors --arch resnet20-x2 --size 32          what can be permuted, which layers have units
+  featviz align a.safetensors b.safetensors --arch resnet20-x2 --size 32 --out ab.safetensors
+  featviz merge a.safetensors b.safetensors --arch resnet20-x2 --size 32 --alignment ab.safetensors \\
+      --data cifar/train --out merged.safetensors
+  featviz triplet a.safetensors b.safetensors --arch resnet20-x2 --alignment ab.safetensors \\
+      --merged merged.safetensors --units layer3.1.bn1:0-7 --size 64 --out gallery
+
+featviz COMMAND --help explains each.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` None takes the process's own arguments."""
+    parser = Parser(prog="featviz", description=DESCRIPTION, epilog=EXAMPLES)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, align, merge, barrier, triplet, info):
+        command.add(commands)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args = parser.parse_args(argv)
+            args.run(args)
+    except FeatvizError as error:
+        print(f"featviz: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("featviz: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    del category, filename, lineno, file, line
+    print(f"featviz: note: {message}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""`featviz align`: two checkpoints -> the permutation that brings B into A's order."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from featviz.cli import arguments
+from featviz.errors import DataError
+from featviz.files import check_writable
+
+DESCRIPTION = """\
+Find which unit of B corresponds to which unit of A, for every layer, and write it to a file.
+Method "weights" compares the networks' weights and needs no data; "activations" compares what units answer to
+images and needs --data (a few thousand images suffice; labels are not used).
+"""
+
+EXAMPLES = """\
+examples:
+  featviz align a.safetensors b.safetensors --arch resnet20-x2 --size 32 --out ab.safetensors
+  featviz align a.pth b.pth --arch resnet18 --arch-arg num_classes=10 --size 224 \\
+      --method activations --data imagenette/train --limit 2000 --out ab.safetensors
+  featviz align a.pt b.pt --arch mynets.small:make_net --size 28 --channels 1 --out ab.safetensors
+"""
+
+
+def add(commands: Any) -> None:
+    defaults = arguments.DEFAULTS.align
+    parser = arguments.add_command(commands, "align", "find which unit of B is which unit of A", DESCRIPTION, EXAMPLES)
+    arguments.add_pair(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="alignment to write (.safetensors)")
+    parser.add_argument(
+        "--method", choices=("weights", "activations"), default=defaults.method,
+        help="what is compared (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the starts (default: %(default)s)")
+    parser.add_argument(
+        "--restarts", type=arguments.positive, default=defaults.restarts, metavar="N",
+        help="starts of weight matching, the best is kept (default: %(default)s)",
+    )  # fmt: skip
+    arguments.add_architecture(parser)
+    arguments.add_input(parser)
+    arguments.add_data(parser, why="; for --method activations")
+    parser.set_defaults(run=run)
+
+
+def run(args: Namespace) -> None:
+    if args.method == "activations" and args.data is None:
+        raise DataError("--method activations compares answers to images: give --data FOLDER.")
+    check_writable(args.out)
+    import featviz
+    from featviz.cli import inputs
+
+    model_a, model_b = inputs.pair(args)
+    data = inputs.images(args, model_a, args.size) if args.method == "activations" else None
+    with inputs.bar("aligning") as progress:
+        alignment = featviz.align(
+            model_a, model_b, inputs.example_input(args, model_a, args.size), method=args.method, data=data,
+            seed=args.seed, restarts=args.restarts, progress=progress,
+        )  # fmt: skip
+    alignment.save(args.out)
+    indexer = alignment.indexer
+    print(f"{args.out}: {len(alignment.groups)} groups of units, {len(indexer.layers)} layers")
+    print(f"{'layer':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
+    for layer, width in indexer.layers.items():
+        matches = [indexer.match(layer, unit) for unit in range(width)]
+        score, margin = (sum(values) / width for values in zip(*((m.score, m.margin) for m in matches), strict=True))
+        print(f"{layer:32} {width:6d} {score:11.3f} {margin:12.3f}")

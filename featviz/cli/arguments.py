@@ -1,0 +1,126 @@
+"""Arguments that several commands share. Imports no torch: help is answered at once."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any, NoReturn
+
+from featviz.config import Defaults
+from featviz.errors import FeatvizError
+
+DEFAULTS = Defaults()
+
+
+class UsageError(FeatvizError):
+    """Arguments that the command line does not take."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one sentence, raised as UsageError, and whose examples keep their lines."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.rstrip('.')}: see {self.prog} --help.")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+
+def add_command(commands: Any, name: str, summary: str, description: str, examples: str) -> Parser:
+    """A command with what it does, in a line and in full, and examples at the end of its help."""
+    return commands.add_parser(name, help=summary, description=description, epilog=examples)
+
+
+def add_architecture(parser: Parser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--arch", required=True, metavar="NAME",
+        help="resnet20-x2, vgg11_bn-x1 (zoo), resnet18 (torchvision), or yours as package.module:callable",
+    )  # fmt: skip
+    group.add_argument(
+        "--arch-arg", action="append", default=[], type=_key_value, metavar="KEY=VALUE", dest="arch_args",
+        help="argument of the architecture, for example num_classes=10; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
+
+
+def add_pair(parser: Parser) -> None:
+    parser.add_argument("a", type=Path, metavar="A", help="checkpoint of network A (.safetensors, .pt, .pth)")
+    parser.add_argument("b", type=Path, metavar="B", help="checkpoint of network B, of the same architecture")
+
+
+def add_input(parser: Parser) -> None:
+    """What the network is fed, where no rendering asks for it."""
+    group = parser.add_argument_group("input of the network")
+    group.add_argument(
+        "--size", type=size, default=DEFAULTS.render.size, metavar="PIXELS",
+        help="side of the images that it takes, or HEIGHTxWIDTH (default: %(default)s)",
+    )  # fmt: skip
+    add_channels(group)
+
+
+def add_channels(group: Any) -> None:
+    group.add_argument(
+        "--channels", type=positive, default=None, metavar="N",
+        help="color channels (default: what its first layer takes)",
+    )  # fmt: skip
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}", type=numbers, default=None, metavar="X,Y,Z",
+            help=f"{what} per channel that it was trained with (default: the network's own, else ImageNet's)",
+        )  # fmt: skip
+
+
+def add_data(parser: Parser, required: bool = False, why: str = "") -> Any:
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--data", type=Path, required=required, metavar="FOLDER",
+        help=f"images in one folder per class, or images alone{why}",
+    )  # fmt: skip
+    group.add_argument(
+        "--limit", type=positive, default=DEFAULTS.data.limit, metavar="N",
+        help="images at most, taken evenly from all (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data-batch", type=positive, default=DEFAULTS.data.batch, metavar="N",
+        help="images fed together (default: %(default)s)",
+    )  # fmt: skip
+    return group
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too small, give 1 or more")
+    return number
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """`64` or `48x64` (height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, write 64 or 48x64 (height x width)")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, write 0.5,0.5,0.5") from None
+
+
+def _key_value(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no argument, write key=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

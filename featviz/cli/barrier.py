@@ -1,0 +1,61 @@
+"""`featviz barrier`: loss and accuracy along the straight line from A to B'."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from featviz.cli import arguments
+from featviz.files import check_writable, write_atomically
+
+DESCRIPTION = """\
+Measure loss and accuracy of the averages of A and the permuted B at evenly spaced weights.
+The barrier is the most that the loss lies above the straight line between its two ends.
+"""
+
+EXAMPLES = """\
+examples:
+  featviz barrier a.safetensors b.safetensors --arch resnet20-x2 --size 32 --alignment ab.safetensors \\
+      --data cifar/test --out barrier.json
+  featviz barrier a.safetensors b.safetensors --arch vgg11-x1 --size 32 --alignment ab.safetensors \\
+      --data cifar/test --points 25 --limit 10000
+"""
+
+
+def add(commands: Any) -> None:
+    parser = arguments.add_command(commands, "barrier", "loss and accuracy from A to B'", DESCRIPTION, EXAMPLES)
+    arguments.add_pair(parser)
+    parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
+    parser.add_argument(
+        "--points", type=arguments.positive, default=arguments.DEFAULTS.merge.points, metavar="N",
+        help="networks on the line, both ends included (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON too")
+    arguments.add_architecture(parser)
+    arguments.add_input(parser)
+    arguments.add_data(parser, required=True, why="; labels are the class folders in alphabetical order")
+    parser.set_defaults(run=run)
+
+
+def run(args: Namespace) -> None:
+    if args.out is not None:
+        check_writable(args.out)
+    import featviz
+    from featviz.cli import inputs
+
+    model_a, model_b = inputs.pair(args)
+    alignment = featviz.load_alignment(args.alignment)
+    data = inputs.labelled(args, model_a, args.size)
+    with inputs.bar("measuring") as progress:
+        curve = featviz.loss_barrier(model_a, model_b, alignment, data=data, points=args.points, progress=progress)
+    print(f"{'weight of B':>11} {'loss':>9} {'accuracy':>9}")
+    for weight, loss, accuracy in zip(curve.weights, curve.losses, curve.accuracies, strict=True):
+        print(f"{weight:11.3f} {loss:9.4f} {accuracy:7.2f} %")
+    print(f"barrier {curve.barrier:.4f}")
+    if args.out is not None:
+        numbers = {
+            "weights": list(curve.weights), "losses": list(curve.losses), "accuracies": list(curve.accuracies),
+            "barrier": curve.barrier, "a": str(args.a), "b": str(args.b), "alignment": str(args.alignment),
+            "data": str(args.data), "images": len(data.paths),
+        }  # fmt: skip
+        write_atomically(args.out, lambda part: part.write_text(json.dumps(numbers, indent=1) + "\n"))

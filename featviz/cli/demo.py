@@ -1,0 +1,78 @@
+"""`featviz demo`: the bundled pair, aligned and merged, as pictures; needs no data and no network access."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from featviz.cli import arguments
+from featviz.cli.triplet import picture
+from featviz.config import RenderConfig
+from featviz.files import check_writable
+
+DESCRIPTION = """\
+Two ResNet-20 that were trained on CIFAR-10 from different seeds come with featviz, with their alignment and the
+statistics of their repaired merge. Render some units of three layers in A, B' and the merge.
+"""
+
+EXAMPLES = """\
+examples:
+  featviz demo                                  a few minutes on two cores; writes gallery/demo-*.png
+  featviz demo --steps 32 --size 32             a quick look
+"""
+
+LOOK = """\
+Each row is one unit: A's, the unit of B that was matched to it (standing in A's place), and their average's.
+The three pictures of a row started from the same noise; what differs comes from the weights.
+In each file the first {best} rows are the layer's best matched units and the last {worst} its worst: look for one
+texture across a good row, and for what the merge made of two different ones in a bad row."""
+
+
+def add(commands: Any) -> None:
+    defaults = arguments.DEFAULTS.demo
+    parser = arguments.add_command(commands, "demo", "render units of a bundled, trained pair", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--out", type=Path, default=Path("gallery"), metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="steps of the ascent (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=arguments.size, default=defaults.size, metavar="PIXELS",
+        help="side of the pictures (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=arguments.DEFAULTS.render.seed, help="of the starts (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(args: Namespace) -> None:
+    defaults = arguments.DEFAULTS.demo
+    config = RenderConfig(size=args.size, steps=args.steps, seed=args.seed)
+    places = {layer: picture(args.out, f"demo-{layer}") for layer in defaults.layers}
+    for place in places.values():
+        check_writable(place)
+    import featviz
+    from featviz.cli import inputs
+    from featviz.render.single import resolve_device
+    from featviz.zoo import bundled_pair
+
+    device = resolve_device(args.device)
+    pair = bundled_pair()
+    alignment = featviz.load_alignment(pair.alignment_path)
+    alignment.check(pair.a, pair.b)
+    merged = featviz.merge(pair.a, pair.b, alignment, repair="none")
+    merged.load_state_dict(pair.merged_statistics, strict=False)
+    for layer, place in places.items():
+        units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
+        with inputs.bar(layer) as progress:
+            triplets = featviz.render_unit_triplet(
+                pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
+                device=device, progress=progress,
+            )  # fmt: skip
+        triplets.save(place)
+        print(place)
+    print(LOOK.format(best=defaults.best, worst=defaults.worst))
+
+
+def _best_and_worst(indexer: Any, layer: str, best: int, worst: int) -> list[int]:
+    """Units of A by match score, descending: the first `best` and the last `worst`."""
+    ranked = sorted(range(indexer.layers[layer]), key=lambda unit: -indexer.match(layer, unit).score)
+    return [*ranked[:best], *ranked[len(ranked) - worst :]]

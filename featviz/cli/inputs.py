@@ -1,0 +1,85 @@
+"""From arguments to what the commands work on: networks, example inputs, images, alignments, progress bars."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from featviz.architectures import build
+from featviz.checkpoints import check_same_architecture, load_into
+from featviz.config import RenderConfig
+from featviz.errors import DataError
+from featviz.images import ImageFolderBatches
+from featviz.render.single import resolve_device
+from featviz.render.statistics import input_channels, input_statistics
+
+
+def network(args: Namespace, path: Path | None) -> nn.Module:
+    """The architecture of the arguments with the weights of the file (fresh ones without), on the device."""
+    place = resolve_device(args.device)
+    model = build(args.arch, **dict(args.arch_args))
+    for note in [] if path is None else load_into(model, path):
+        say(note)
+    return model.eval().to(place)
+
+
+def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
+    """Networks A and B."""
+    model_a, model_b = network(args, args.a), network(args, args.b)
+    check_same_architecture(model_a, model_b)
+    return model_a, model_b
+
+
+def example_input(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> Tensor:
+    """One image of the size and channels that the network takes, (1, channels, h, w)."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    channels = args.channels or input_channels(model, _config(args, size))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, channels, height, width, generator=generator).to(resolve_device(args.device))
+
+
+def images(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches | None:
+    """The images of --data, normalised as the network wants them; None without --data."""
+    if args.data is None:
+        return None
+    config = _config(args, size)
+    mean, std = input_statistics(model, config, args.channels or input_channels(model, config))
+    return ImageFolderBatches(args.data, size, mean, std, batch=args.data_batch, limit=args.limit)
+
+
+def labelled(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches:
+    """The images of --data where they have labels.
+
+    Raises:
+        DataError: no folder per class.
+    """
+    data = images(args, model, size)
+    if data is None or data.labels is None:
+        raise DataError(f"{args.data} has no labels: give a folder with one folder per class.")
+    return data
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal's stderr, moved by calls of (done, to do)."""
+    with tqdm(desc=label, disable=None, leave=False, file=sys.stderr) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield progress
+
+
+def say(text: str) -> None:
+    """A line for the person, apart from a command's results on stdout."""
+    print(f"featviz: {text}", file=sys.stderr)
+
+
+def _config(args: Namespace, size: int | tuple[int, int]) -> RenderConfig:
+    return RenderConfig(size=size, mean=args.mean, std=args.std)
