@@ -1,0 +1,275 @@
+"""The trunk: a network cut at the last layer that is needed, and only there for its activations.
+
+images (unit, c, h, w) in [0, 1] -> {layer: activation}. While the trunk is open the network is in eval mode,
+its weights are frozen (the gradient reaches the image alone) and it stops as soon as the layers are known; on
+closing, also by an error, it is exactly as it was before.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.config import RenderConfig
+from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
+from featviz.render.statistics import input_channels, input_statistics
+
+
+class _Reached(BaseException):
+    """All layers are known; no `except Exception` of a network may swallow it."""
+
+
+class Trunk:
+    """A context manager: `with Trunk(model, ("layer3.1.bn2",)) as trunk: trunk(x)["layer3.1.bn2"]`.
+
+    A layer that is called several times in a forward pass (a shared ReLU) gives its last output, as lucent
+    does; one full run on one image counts the calls before the first use.
+
+    Args:
+        model: any module on images (batch, c, h, w). Comes back untouched; for "float64" and for another
+            device than its own a copy is used.
+        layers: dotted module names, or lucent's with underscores; "labels" is the network's output, "input"
+            the images.
+        config: precision, mean, std and input size are taken from it.
+        device: where to run; None: where the model is.
+
+    Raises:
+        UnitError: a layer that the network does not have or does not call; the nearest names are given.
+        ModelError: a layer whose output holds no tensor.
+        RenderError: a network that cannot take the image size.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Iterable[str],
+        config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
+        device: torch.device | None = None,
+    ) -> None:
+        # A compiled network makes no module calls that a hook could see: take the one within.
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.config = config
+        self.device = model_device(model) if device is None else device
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32  # of images and scores
+        self.autocast = resolve_precision(config.precision, self.device) == torch.bfloat16
+        self.layers = {name: resolve_layer(self.model, name) for name in layers if not _is_input(self.model, name)}
+        self.channels = input_channels(self.model, config)
+        mean, std = input_statistics(self.model, config, self.channels)
+        self.mean = torch.tensor(mean, dtype=self.dtype, device=self.device)
+        self._mean, self._std = (
+            torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
+        )
+        self._calls: dict[str, int] | None = None
+        self._left: dict[str, int] = {}
+        self._captured: dict[str, Tensor] = {}
+        self._open: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> "Trunk":
+        with contextlib.ExitStack() as stack:
+            self.net = self._network()
+            stack.enter_context(frozen(self.net))
+            modules = dict(self.net.named_modules(remove_duplicate=False))
+            for name in set(self.layers.values()):
+                handle = modules[name].register_forward_hook(self._hook(name))
+                stack.callback(handle.remove)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._captured.clear()
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def __call__(self, x: Tensor, images: Tensor | None = None, precise: bool = False) -> dict[str, Tensor]:
+        """Activations by layer name (as it was asked for) of what the network is fed.
+
+        Args:
+            x: (unit, c, h_in, w_in) in [0, 1]; normalised here.
+            images: what "input" shall be where x has been warped; None: x itself.
+            precise: without autocast, in float32.
+        """
+        if self._open is None:
+            raise RuntimeError("the trunk is closed: use it in a with statement")
+        if self._calls is None:
+            self._calls = self._count_calls(x[:1])
+        self._left = dict(self._calls)
+        self._run(x, precise)
+        missing = [name for name, left in self._left.items() if left > 0]
+        if missing:
+            raise UnitError(f"layer {missing[0]} is not called every time: take a layer that always runs.")
+        found = {asked: self._captured[name] for asked, name in self.layers.items()}
+        self._captured = {}
+        return {**found, "input": x if images is None else images} if "input" not in found else found
+
+    def _network(self) -> nn.Module:
+        """The model, or a copy of it where its own weights do not serve."""
+        if self.dtype != torch.float64 and self.device == model_device(self.model):
+            return self.model
+        return copy.deepcopy(self.model).to(self.device, torch.float64 if self.dtype == torch.float64 else None)
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def capture(module: nn.Module, inputs: Any, output: Any) -> None:
+            del module, inputs
+            self._left[name] = self._left.get(name, 0) - 1
+            if self._calls is not None and self._left[name] > 0:
+                return
+            tensor = first_tensor(output)
+            if tensor is None:
+                raise ModelError(
+                    f"{name or 'the network'} gives a {type(output).__name__} without a tensor: take another layer."
+                )
+            if self._calls is not None and all(left <= 0 for left in self._left.values()):
+                self._captured[name] = tensor
+                raise _Reached
+            self._captured[name] = tensor.clone()  # an in-place operation may follow
+
+        return capture
+
+    def _count_calls(self, x: Tensor) -> dict[str, int]:
+        """How often each layer is called, by one full run; what fails beyond the layers does not matter."""
+        self._left = {}
+        names = set(self.layers.values())
+        failure: RenderError | None = None
+        with torch.no_grad():
+            try:
+                self._run(x)
+            except RenderError as error:
+                failure = error
+        calls = {name: -left for name, left in self._left.items()}
+        self._captured = {}
+        for name in names - calls.keys():
+            if failure is not None:
+                raise failure
+            raise UnitError(
+                f"the network has a layer {name} but does not call it in eval mode: take one that it calls."
+            )
+        return calls
+
+    def _run(self, x: Tensor, precise: bool = False) -> None:
+        size = tuple(x.shape[1:])
+        weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
+        autocast = self.autocast and not precise and weight.dtype == torch.float32
+        x = ((x - self._mean) / self._std).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+                self.net(x)
+        except _Reached:
+            pass
+        except FeatvizError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if _machine_failed(error):
+                raise
+            message = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RenderError(
+                f"the network cannot take images of {' x '.join(map(str, size))} ({message}): "
+                "give a larger size, or the input_size that it was trained with."
+            ) from error
+
+
+def _machine_failed(error: BaseException) -> bool:
+    """Out of memory or a broken device: no fault of the image's size."""
+    text = str(error)
+    accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+    return isinstance(error, (torch.OutOfMemoryError, accelerator)) or "CUDA error" in text or "alloc" in text
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode without weight gradients; every training flag and requires_grad comes back, whatever
+    happens.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        model.eval()
+        for weight, _ in wanted:
+            weight.requires_grad_(False)
+        torch.backends.mha.set_fastpath_enabled(False)  # it passes by the hooks of the modules within
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, flag in training:
+            module.training = flag
+        for weight, flag in wanted:
+            weight.requires_grad_(flag)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that a module's output is, or the first one in its tuple, list or dict."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+
+
+def _is_input(model: nn.Module, name: str) -> bool:
+    return name == "input" and "input" not in dict(model.named_children())
+
+
+def resolve_layer(model: nn.Module, name: str) -> str:
+    """The dotted name of a module, also from lucent's spelling `layer4_1_conv2`; "labels" -> "", the network
+    itself.
+
+    Raises:
+        UnitError: there is no such layer, or the underscores could mean several.
+    """
+    known = [key for key, _ in model.named_modules(remove_duplicate=False) if key]
+    if name in known:
+        return name
+    if name == "labels":
+        return ""
+    spelled = [key for key in known if key.replace(".", "_") == name]
+    if len(spelled) > 1:
+        raise UnitError(f"{name} could be {' or '.join(spelled)}: write it with dots.")
+    if not spelled:
+        raise UnitError(f"the network has no layer {name!r}: {near_names(name, known)}")
+    return spelled[0]
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for one without."""
+    tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The float type of a config's `precision`; "auto" is bfloat16 where the device multiplies it
+    natively.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def recorded_layers(
+    score: Callable[[Callable[[str], Tensor]], Any],
+    model: nn.Module,
+    images: Tensor,
+    config: RenderConfig,
+    device: torch.device | None = None,
+) -> tuple[str, ...]:
+    """The layers that a callable on T(layer) asks for, by running it once on images (unit, c, h_in, w_in)."""
+    asked: dict[str, None] = {}
+
+    def T(layer: str) -> Tensor:
+        asked[layer] = None
+        with Trunk(model, (layer,), config, device) as trunk:
+            return trunk(images)[layer]
+
+    with torch.no_grad():
+        score(T)
+    return tuple(asked)
