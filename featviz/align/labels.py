@@ -68,9 +68,7 @@ class Trace:
 class Propagation(TorchDispatchMode):
     """Carries factors along a forward pass; the rules of `operators.py` call the methods below."""
 
-    def __init__(
-        self, model: nn.Module, rules: Callable[["Propagation", object, tuple, dict, object], bool]
-    ) -> None:
+    def __init__(self, model: nn.Module, rules: Callable[["Propagation", object, tuple, dict, object], bool]) -> None:
         super().__init__()
         self.trace = Trace()
         self.rules = rules

@@ -30,6 +30,9 @@ PASSES = {
     aten.detach_,
 }
 
+# Elementwise, though not tagged so.
+POINTWISE_UNTAGGED = {aten.hardswish, aten.hardswish_, aten._prelu_kernel, aten.dropout, aten.bernoulli}
+
 # Operators on the axes behind the channels: each channel by itself, all channels alike.
 SPATIAL = {
     aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
@@ -79,7 +82,7 @@ def propagate(mode: Propagation, func: object, args: tuple, kwargs: dict, out: o
 
 
 def _is_pointwise(func: object) -> bool:
-    if torch.Tag.pointwise in func.tags:  # pyright: ignore[reportAttributeAccessIssue]
+    if func.overloadpacket in POINTWISE_UNTAGGED or torch.Tag.pointwise in func.tags:  # pyright: ignore[reportAttributeAccessIssue]
         return True
     name = func.overloadpacket.__name__  # pyright: ignore[reportAttributeAccessIssue]
     functional = getattr(aten, name.rstrip("_"), None) if name.endswith("_") else None
@@ -111,9 +114,7 @@ def pointwise(mode: Propagation, out: Tensor, operands: Sequence[Tensor]) -> Non
         held: set[int] = set()
         for number, shape in enumerate(shapes):
             if number not in owner:
-                held |= {
-                    a for a in axes if shape[a] > 1 and not _uniform(mode, operands[number], a - out.dim())
-                }
+                held |= {a for a in axes if shape[a] > 1 and not _uniform(mode, operands[number], a - out.dim())}
         if held == axes:
             mode.pin((factor,), f"meets a fixed tensor in {mode.module or 'the network'}")
             continue
@@ -155,9 +156,7 @@ def _cat(mode: Propagation, named: dict, out: Tensor) -> None:
     most = max(len(f) for f in factors)
     if any(len(f) not in (0, most) for f in factors) or (most > 1 and any(not f for f in factors)):
         for piece in factors:
-            mode.pin(
-                piece, f"concatenated with a tensor of other structure in {mode.module or 'the network'}"
-            )
+            mode.pin(piece, f"concatenated with a tensor of other structure in {mode.module or 'the network'}")
         mode.put(out, ())
         return
     joined = []
@@ -275,9 +274,7 @@ def _convolution(mode: Propagation, named: dict, out: Tensor) -> None:
         mode.pin((*streams, *produced, *wanted), f"a transposed convolution with groups in {where}")
         produced = []
     elif depthwise:
-        _tie_or_pin(
-            mode, [s.repeat_interleave(out.shape[channel] // blocks) for s in streams], produced, where
-        )
+        _tie_or_pin(mode, [s.repeat_interleave(out.shape[channel] // blocks) for s in streams], produced, where)
     else:
         _tie_or_pin(mode, streams, wanted, where)
         if grouped:
@@ -403,8 +400,19 @@ def _addmm(mode: Propagation, named: dict, out: Tensor) -> None:
     pointwise(mode, out, [named["self"], product])
 
 
+def _restride(mode: Propagation, named: dict, out: Tensor) -> None:
+    # Adaptive pooling of a channels_last map restrides its result; the element order is that of the shape still.
+    factors = mode.factors(named["self"])
+    if all(f.dim() == out.dim() and all(a in (1, b) for a, b in zip(f.shape, out.shape, strict=True)) for f in factors):
+        mode.put(out, factors)
+    else:
+        mode.pin(factors, f"restrided in {mode.module or 'the network'}")
+        mode.put(out, ())
+
+
 RULES: dict[object, Callable[[Propagation, dict, Tensor], None]] = {
     aten.copy_: _copy_into,
+    aten.as_strided_: _restride,
     aten.cat: _cat,
     aten.stack: _stack,
     aten.constant_pad_nd: _pad,

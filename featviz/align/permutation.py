@@ -16,16 +16,19 @@ AxisIndex = dict[tuple[str, int, int | None, int], Index]  # parameter, axis, bl
 
 
 def axis_indices(
-    groups: Iterable[Group], perms: Mapping[str, Index], sizes: Mapping[str, tuple[int, ...]], skip: GroupAxis | None = None
+    groups: Iterable[Group],
+    perms: Mapping[str, Index],
+    sizes: Mapping[str, tuple[int, ...]],
+    skip: GroupAxis | None = None,
 ) -> AxisIndex:
-    """For every parameter axis (or block of one) the coordinates to gather, leaving out the axis `skip`."""
+    """For every axis (or block of one) of the parameters in `sizes` the coordinates to gather, without the axis `skip`."""
     indices: AxisIndex = {}
     for group in groups:
         perm = perms.get(group.name)
         if perm is None:
             continue
         for axis in group.axes:
-            if axis is skip:
+            if axis is skip or axis.parameter not in sizes:
                 continue
             key = (axis.parameter, axis.axis, axis.block, axis.blocks)
             if key not in indices:

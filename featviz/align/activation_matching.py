@@ -1,0 +1,181 @@
+"""Activation matching (Li et al. 2015; Jordan et al. 2022): pair the units whose activations correlate most.
+
+data through A and B once -> Pearson correlation (n, n) of every pair of units of a group, and its assignment.
+
+A group is compared where it is read: at the input of every module with a weight matrix or kernel that consumes it (after
+the nonlinearity, on all branches of a residual stream), or at module outputs where nothing named reads it. Correlations of
+several such places are averaged. Moments are accumulated in float64 about the first batch's mean. A unit that never
+varies correlates with nothing: its correlation is 0, and so are its score and margin.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featviz.align.groups import Index, LayerUnits, PermutationGroups
+from featviz.align.labels import tensors_of
+from featviz.align.matching import Floats, Matching, assign, scores_of
+from featviz.batches import Data, device_of, inputs_of
+from featviz.errors import AlignmentError
+
+
+@dataclass
+class Moments:
+    """Streaming first and second moments of two sets of n units: float64, shifted by the first batch's means."""
+
+    count: int = 0
+    shift_a: Tensor | None = None
+    shift_b: Tensor | None = None
+    sums: list[Tensor] = field(default_factory=list)  # a (n,), b (n,), a*a (n,), b*b (n,), a*b (n, n)
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Samples (n, s) of both networks."""
+        a, b = a.double(), b.double()
+        if self.shift_a is None or self.shift_b is None:
+            self.shift_a, self.shift_b = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
+        a, b = a - self.shift_a, b - self.shift_b
+        new = [a.sum(1), b.sum(1), a.square().sum(1), b.square().sum(1), a @ b.T]
+        self.sums = new if not self.sums else [old.add_(more) for old, more in zip(self.sums, new, strict=True)]
+        self.count += a.shape[1]
+
+    def correlation(self) -> Floats:
+        """Pearson correlation (n, n); 0 for a unit without variance."""
+        mean_a, mean_b, square_a, square_b, cross = (total / self.count for total in self.sums)
+        deviations = []
+        for mean, square, shift in ((mean_a, square_a, self.shift_a), (mean_b, square_b, self.shift_b)):
+            variance = square - mean.square()
+            assert shift is not None
+            noise = 1e-12 * (square + shift.squeeze(1).square()) + 1e-30
+            deviations.append(torch.where(variance > noise, variance, torch.inf).sqrt())
+        covariance = cross - mean_a[:, None] * mean_b
+        return (covariance / (deviations[0][:, None] * deviations[1])).clamp(-1, 1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where a group is observed: a module's input (or output), and the channels of each element (n, copies)."""
+
+    module: str
+    is_input: bool
+    axis: int
+    channels: Index
+
+
+def readings(model: nn.Module, groups: PermutationGroups) -> dict[str, list[Reading]]:
+    """For every group the places at which its units are observed."""
+    modules = dict(model.named_modules())
+    found: dict[str, list[Reading]] = {}
+    for number, group in enumerate(groups):
+        consumers = [
+            _reading(name, True, units, number, group.size)
+            for name, units in groups.reads.items()
+            if any(p.dim() > 1 for p in modules[name].parameters(recurse=False))
+        ]
+        places = [place for place in consumers if place is not None]
+        if not places:
+            outputs = [_reading(name, False, units, number, group.size) for name, units in groups.layers.items()]
+            places = [place for place in outputs if place is not None][-1:]
+        found[group.name] = places
+    return found
+
+
+def _reading(module: str, is_input: bool, units: LayerUnits, number: int, size: int) -> Reading | None:
+    channels = np.flatnonzero(units.group == number)
+    elements = units.element[channels]
+    if (
+        len(channels) == 0
+        or len(channels) % size
+        or (np.bincount(elements, minlength=size) != len(channels) // size).any()
+    ):
+        return None
+    order = channels[np.argsort(elements, kind="stable")]
+    return Reading(module, is_input, units.axis, order.reshape(size, -1))
+
+
+class Observer:
+    """Context: while it is open, every forward pass leaves the tensors at the places read, in `seen`."""
+
+    def __init__(self, model: nn.Module, places: dict[str, list[Reading]]) -> None:
+        self.seen: dict[tuple[str, bool], Tensor] = {}
+        self._model = model
+        self._wanted = {(place.module, place.is_input) for group in places.values() for place in group}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "Observer":
+        modules = dict(self._model.named_modules())
+        for name, is_input in self._wanted:
+            if is_input:
+                hook = self._keep_input(name)
+                self._handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                self._handles.append(modules[name].register_forward_hook(self._keep_output(name)))
+        self._training = [module for module in self._model.modules() if module.training]
+        self._model.eval()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module in self._training:
+            module.training = True
+
+    def _keep_input(self, name: str) -> Callable[[nn.Module, tuple, dict], None]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.seen[name, True] = tensors_of((args, kwargs))[0].clone()
+
+        return hook
+
+    def _keep_output(self, name: str) -> Callable[[nn.Module, tuple, object], None]:
+        def hook(_: nn.Module, args: tuple, output: object) -> None:
+            self.seen[name, False] = tensors_of(output)[0].clone()
+
+        return hook
+
+
+def match_activations(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    groups: PermutationGroups,
+    data: Data,
+    progress: Callable[[int, int], None] | None = None,
+) -> Matching:
+    """Match every group by the correlation of activations on `data`, in one pass.
+
+    Raises:
+        AlignmentError: there is no data, or an activation is not finite.
+    """
+    places = readings(model_a, groups)
+    moments = {(group, place): Moments() for group, found in places.items() for place in range(len(found))}
+    device_a, device_b = device_of(model_a), device_of(model_b)
+    batches = 0
+    with torch.inference_mode(), Observer(model_a, places) as in_a, Observer(model_b, places) as in_b:
+        for x in inputs_of(data, device_a):
+            model_a(x)
+            model_b(x.to(device_b))
+            for (group, number), moment in moments.items():
+                place = places[group][number]
+                samples = [_samples(seen.seen[place.module, place.is_input], place) for seen in (in_a, in_b)]
+                moment.add(samples[0], samples[1].to(device_a))
+            batches += 1
+            if progress:
+                progress(batches, 0)
+    if not batches:
+        raise AlignmentError("activation matching got no data: `data` yielded no batch (a generator serves only once).")
+    perms, scores, margins = {}, {}, {}
+    for group in groups:
+        found = [moments[group.name, number].correlation() for number in range(len(places[group.name]))]
+        correlation = np.mean(found, axis=0) if found else np.eye(group.size)
+        perm = perms[group.name] = assign(correlation, group.name)
+        scores[group.name], margins[group.name] = scores_of(correlation, perm)
+    objective = float(sum(score.sum() for score in scores.values()))
+    return Matching(perms, scores, margins, (objective,))
+
+
+def _samples(activation: Tensor, place: Reading) -> Tensor:
+    """(n, samples) from a module's tensor with its unit axis anywhere."""
+    rows = activation.movedim(place.axis, 0).flatten(1)
+    picked = rows[torch.from_numpy(place.channels.reshape(-1)).to(rows.device)]
+    return picked.reshape(len(place.channels), -1)

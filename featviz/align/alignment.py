@@ -1,0 +1,218 @@
+"""An alignment: the permutation of every group of B into A's basis, with everything needed to use it again.
+
+two models, example input -> `Alignment` -> B', the unit indexer, a safetensors file.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import nn
+
+from featviz.align.activation_matching import match_activations
+from featviz.align.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned, permutation_groups
+from featviz.align.indexer import UnitIndexer
+from featviz.align.matching import Floats, Matching
+from featviz.align.permutation import permute_module
+from featviz.align.weight_matching import match_weights
+from featviz.batches import Data
+from featviz.checkpoints import check_finite, check_same_architecture, digest
+from featviz.config import AlignConfig
+from featviz.errors import AlignmentError
+from featviz.files import write_atomically
+
+CONVENTION = "B'[i] = B[perm[i]]"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """B's units in A's order. `permutations[group][i]` is B's unit at A's place i: B'[i] = B[perm[i]].
+
+    `digest_a` and `digest_b` say which two networks it belongs to; `objectives` what each start of the matching reached.
+    """
+
+    groups: PermutationGroups
+    matching: Matching
+    method: str
+    seed: int
+    digest_a: str
+    digest_b: str
+
+    @property
+    def permutations(self) -> Mapping[str, Index]:
+        return self.matching.perms
+
+    @property
+    def scores(self) -> Mapping[str, Floats]:
+        return self.matching.scores
+
+    @property
+    def margins(self) -> Mapping[str, Floats]:
+        return self.matching.margins
+
+    @cached_property
+    def indexer(self) -> UnitIndexer:
+        return UnitIndexer(self.groups, self.matching)
+
+    def permute(self, model_b: nn.Module) -> nn.Module:
+        """B': a copy of `model_b` with its units in A's order. It computes the same function as `model_b`.
+
+        Raises:
+            AlignmentError: `model_b` is not the B of this alignment.
+        """
+        self._check_digest("B", digest(model_b), self.digest_b)
+        return permute_module(model_b, self.groups, self.permutations)
+
+    def check(self, model_a: nn.Module, model_b: nn.Module) -> None:
+        """Make sure that this alignment belongs to these two networks.
+
+        Raises:
+            AlignmentError: a digest differs.
+        """
+        self._check_digest("A", digest(model_a), self.digest_a)
+        self._check_digest("B", digest(model_b), self.digest_b)
+
+    def _check_digest(self, which: str, found: str, wanted: str) -> None:
+        if found != wanted:
+            raise AlignmentError(
+                f"this alignment belongs to another model {which} (digest {wanted[:12]}, the model at hand has {found[:12]}): "
+                "align these two models, or give the checkpoints that it was made from."
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: permutations, scores, margins, groups and layers; metadata names the convention.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        arrays, structure = _flatten(self)
+        header = {"format": "featviz.alignment", "featviz": version("featviz"), "convention": CONVENTION}
+        header |= {"method": self.method, "seed": str(self.seed), "digest_a": self.digest_a, "digest_b": self.digest_b}
+        metadata = header | {"structure": json.dumps(structure)}
+        write_atomically(path, lambda part: save_file(arrays, part, metadata=metadata))
+
+
+def align(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    example_input: object,
+    method: str = AlignConfig.method,
+    data: Data | None = None,
+    seed: int = AlignConfig.seed,
+    restarts: int = AlignConfig.restarts,
+    verify: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Alignment:
+    """Find the permutation of every group of B's units that brings them into A's order.
+
+    Args:
+        model_a, model_b: networks of one architecture; both are left as they were.
+        example_input: a batch (one example is enough), or a tuple of arguments, on which the network runs.
+        method: "weights" (coordinate descent, no data needed) or "activations" (correlation on `data`).
+        data: batches `x` or `(x, label)`, as the networks expect them; needed by "activations".
+        seed, restarts: of weight matching's starts; the best objective is kept.
+        verify: prove the permutation groups on a float64 copy before they are used.
+        progress: called with (done, total); total 0 where it is not known.
+
+    Raises:
+        ModelError: the models differ in architecture, or hold NaN or Inf.
+        AlignmentError: unknown method, or no data where data is needed.
+    """
+    if method not in ("weights", "activations"):
+        raise AlignmentError(f"there is no method {method!r}: use 'weights' or 'activations'.")
+    if method == "activations" and data is None:
+        raise AlignmentError("method 'activations' compares units on data: give data=..., or use method='weights'.")
+    check_same_architecture(model_a, model_b)
+    for name, model in (("model A", model_a), ("model B", model_b)):
+        check_finite(model, name)
+    groups = permutation_groups(model_a, example_input, verify=verify)
+    if method == "weights":
+        config = AlignConfig(method, seed, restarts)
+        matching = match_weights(model_a, model_b, groups, config, progress)
+    else:
+        assert data is not None
+        matching = match_activations(model_a, model_b, groups, data, progress)
+    return Alignment(groups, matching, method, seed, digest(model_a), digest(model_b))
+
+
+def load_alignment(path: str | Path) -> Alignment:
+    """Read what `Alignment.save` wrote.
+
+    Raises:
+        AlignmentError: there is no such file, it is damaged, or it is no alignment.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AlignmentError(f"there is no alignment file {path}: make one with `featviz align`.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AlignmentError(f"{path} is damaged or no safetensors file ({error}): make it again.") from error
+    if metadata.get("format") != "featviz.alignment" or metadata.get("convention") != CONVENTION:
+        raise AlignmentError(
+            f"{path} is a safetensors file but no alignment of featviz: make one with `featviz align`."
+        )
+    groups, matching = _unflatten(arrays, json.loads(metadata["structure"]))
+    return Alignment(
+        groups, matching, metadata["method"], int(metadata["seed"]), metadata["digest_a"], metadata["digest_b"]
+    )
+
+
+def _flatten(alignment: Alignment) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays by key, and everything else as JSON."""
+    groups, matching = alignment.groups, alignment.matching
+    arrays: dict[str, np.ndarray] = {}
+    described = []
+    for group in groups:
+        axes = []
+        for number, axis in enumerate(group.axes):
+            arrays[f"index/{group.name}/{number}"] = axis.index
+            axes.append({"parameter": axis.parameter, "axis": axis.axis, "block": axis.block, "blocks": axis.blocks})
+        arrays[f"permutation/{group.name}"] = matching.perms[group.name]
+        arrays[f"score/{group.name}"] = matching.scores[group.name]
+        arrays[f"margin/{group.name}"] = matching.margins[group.name]
+        described.append({"name": group.name, "size": group.size, "axes": axes})
+    sites = {}
+    for role, layers in (("layers", groups.layers), ("reads", groups.reads)):
+        sites[role] = {name: [units.width, units.axis] for name, units in layers.items()}
+        for name, units in layers.items():
+            arrays[f"{role}/{name}"] = np.stack([units.group, units.element]).astype(np.int32)
+    return {key: np.ascontiguousarray(array) for key, array in arrays.items()}, {
+        "groups": described,
+        "sites": sites,
+        "pinned": [asdict(pin) for pin in groups.pinned],
+        "unknown": dict(groups.unknown),
+        "objectives": list(matching.objectives),
+    }
+
+
+def _unflatten(arrays: dict[str, np.ndarray], structure: dict) -> tuple[PermutationGroups, Matching]:
+    groups = []
+    for entry in structure["groups"]:
+        axes = [
+            GroupAxis(index=arrays[f"index/{entry['name']}/{number}"], **axis)
+            for number, axis in enumerate(entry["axes"])
+        ]
+        groups.append(Group(entry["name"], entry["size"], tuple(axes)))
+    layers, reads = (
+        {
+            name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64))
+            for name, (width, axis) in structure["sites"][role].items()
+        }
+        for role in ("layers", "reads")
+    )
+    pinned = tuple(Pinned(**pin) for pin in structure["pinned"])
+    named = [group.name for group in groups]
+    matching = Matching(
+        *({name: arrays[f"{kind}/{name}"] for name in named} for kind in ("permutation", "score", "margin")),
+        tuple(structure["objectives"]),
+    )
+    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"]), matching

@@ -1,0 +1,157 @@
+"""The unit indexer: which unit of B is A's unit i, at every named module, in both directions.
+
+A unit of a module is one channel of its output. The trace of `groups.py` says which element of which permutation group
+each channel carries; where a module carries an element several times (concatenation, flattening), the k-th copy in A
+answers to the k-th copy in B. A unit that may not move (a logit, an input channel) answers to itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from featviz.align.groups import Group, Index, LayerUnits, PermutationGroups
+from featviz.align.matching import Matching
+from featviz.errors import UnitError, near_names
+from featviz.units import format_unit
+
+
+@dataclass(frozen=True)
+class UnitMatch:
+    """Unit `a` of A's layer and its partner `b` in the original B.
+
+    `score` is a correlation (activation matching) or cosine (weight matching) in [-1, 1]; `margin` is its lead over the
+    best other candidate. Both are NaN where the unit may not move, and so needs no matching.
+    """
+
+    layer: str
+    a: int
+    b: int
+    score: float
+    margin: float
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the unit is its own partner by construction."""
+        return bool(np.isnan(self.score))
+
+    def __str__(self) -> str:
+        how = "fixed" if self.fixed else f"score {self.score:.2f}, margin {self.margin:+.2f}"
+        return f"A {format_unit(self.layer, self.a)} = B {format_unit(self.layer, self.b)} ({how})"
+
+
+class UnitIndexer:
+    """All questions about correspondence: `match`, `a_to_b`, `b_to_a`, `table`, and group and layer look-ups."""
+
+    def __init__(self, groups: PermutationGroups, matching: Matching) -> None:
+        self._groups = groups
+        self._matching = matching
+        self._partners: dict[str, Index] = {}
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Name -> width, for every module whose output has units, in the order of the forward pass."""
+        return {name: units.width for name, units in self._groups.layers.items()}
+
+    def units(self, layer: str) -> LayerUnits:
+        """The layer's width, unit axis, and group and element of every unit.
+
+        Raises:
+            UnitError: there is no such layer, or its output has no units.
+        """
+        if layer not in self._groups.layers:
+            raise UnitError(
+                f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}."
+            )
+        return self._groups.layers[layer]
+
+    def check(self, layer: str, units: ArrayLike) -> Index:
+        """The units as an integer array, once every one of them is known to exist.
+
+        Raises:
+            UnitError: as `units()`, or a unit is not a whole number in [0, width).
+        """
+        width = self.units(layer).width
+        asked = np.atleast_1d(np.asarray(units))
+        if asked.size and not np.issubdtype(asked.dtype, np.integer):
+            raise UnitError(f"units of {layer} are whole numbers from 0 to {width - 1}, not {units!r}.")
+        wrong = asked[(asked < 0) | (asked >= width)]
+        if wrong.size:
+            raise UnitError(f"{layer} has no unit {int(wrong[0])}: its {width} units are 0 to {width - 1}.")
+        return asked.astype(np.int64)
+
+    def a_to_b(self, layer: str, units: ArrayLike) -> Index:
+        """B's units that stand at A's places `units`; same shape (a scalar gives shape ())."""
+        asked = self.check(layer, units)
+        return self._partner(layer)[asked].reshape(np.shape(units))
+
+    def b_to_a(self, layer: str, units: ArrayLike) -> Index:
+        """A's places of B's units: the inverse of `a_to_b`."""
+        asked = self.check(layer, units)
+        return np.argsort(self._partner(layer))[asked].reshape(np.shape(units))
+
+    def match(self, layer: str, unit: int) -> UnitMatch:
+        """The partner of A's unit, with score and margin."""
+        (a,) = self.check(layer, unit).tolist()
+        info = self.units(layer)
+        if info.group[a] < 0:
+            return UnitMatch(layer, a, a, float("nan"), float("nan"))
+        group = self._groups.groups[info.group[a]].name
+        element = info.element[a]
+        score, margin = (float(values[group][element]) for values in (self._matching.scores, self._matching.margins))
+        return UnitMatch(layer, a, int(self._partner(layer)[a]), score, margin)
+
+    def table(self, layer: str) -> list[dict[str, object]]:
+        """One row per unit: layer, a, b, score, margin, group. Ready for a data frame or a CSV writer."""
+        info = self.units(layer)
+        names = [None if g < 0 else self._groups.groups[g].name for g in info.group]
+        return [asdict(self.match(layer, unit)) | {"group": names[unit]} for unit in range(info.width)]
+
+    def group_of(self, layer: str, unit: int) -> Group | None:
+        """The group that a unit belongs to; None where it may not move."""
+        (a,) = self.check(layer, unit).tolist()
+        number = self.units(layer).group[a]
+        return None if number < 0 else self._groups.groups[number]
+
+    def layers_of(self, group: str) -> Sequence[str]:
+        """The modules whose outputs carry a group's units.
+
+        Raises:
+            UnitError: there is no such group.
+        """
+        names: Mapping[str, int] = self._groups.sizes
+        if group not in names:
+            raise UnitError(f"there is no group {group!r}: {near_names(group, names)}.")
+        return self._groups.modules(group)
+
+    def _partner(self, layer: str) -> Index:
+        """(width,): for every unit of A the unit of B at its place."""
+        if layer not in self._partners:
+            info = self.units(layer)
+            partner = np.arange(info.width)
+            for number in np.unique(info.group[info.group >= 0]):
+                group = self._groups.groups[number]
+                channels = np.flatnonzero(info.group == number)
+                order = channels[np.argsort(info.element[channels], kind="stable")]
+                elements, counts = np.unique(info.element[channels], return_counts=True)
+                perm = self._matching.perms[group.name]
+                if len(elements) < group.size or len(set(counts.tolist())) > 1:
+                    partner[channels] = _partial(info, channels, perm)
+                else:
+                    copies = order.reshape(group.size, -1)
+                    partner[copies] = copies[perm]
+            self._partners[layer] = partner
+        return self._partners[layer]
+
+
+def _partial(info: LayerUnits, channels: Index, perm: Index) -> Index:
+    """Partners where the layer carries only some elements of a group: those inside it; -1 is left to none.
+
+    A slice of a layer keeps places, not units: its place i shows B's unit `perm[i]`, which the slice of the original B may
+    not contain. Such a place answers to itself.
+    """
+    at = {int(element): int(channel) for channel, element in zip(channels, info.element[channels], strict=True)}
+    wanted = [int(perm[element]) for element in info.element[channels]]
+    inside = all(element in at for element in wanted)
+    return np.array([at[element] for element in wanted]) if inside else channels

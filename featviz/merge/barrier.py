@@ -1,0 +1,100 @@
+"""Loss and accuracy along the straight line from A to B', and the barrier on it.
+
+barrier = max over the line of: loss - (the straight line between the losses of its ends)   (Frankle et al. 2020)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featviz.align.alignment import Alignment
+from featviz.batches import Data, device_of
+from featviz.config import MergeConfig
+from featviz.errors import AlignmentError
+from featviz.merge.average import merge
+
+
+@dataclass(frozen=True)
+class LossBarrier:
+    """The line at `weights` (of B'): mean loss, accuracy in percent, and the barrier (in units of the loss)."""
+
+    weights: tuple[float, ...]
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    barrier: float
+
+
+def loss_barrier(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    alignment: Alignment | None,
+    data: Iterable[tuple[Tensor, Tensor]],
+    points: int = MergeConfig.points,
+    repair: str = "none",
+    repair_data: Data | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    progress: Callable[[int, int], None] | None = None,
+) -> LossBarrier:
+    """Evaluate `points` merged networks between A and B'.
+
+    Args:
+        alignment: of these two models; None follows the line to B as it is.
+        data: batches (x, label), iterated `points` times.
+        repair, repair_data: as `merge`; applied at the inner points.
+        loss: (logits, labels) -> mean loss of the batch.
+
+    Raises:
+        AlignmentError: fewer than two points, data without labels, or data that serves only once.
+    """
+    if points < 2:
+        raise AlignmentError(
+            f"a line of {points} points has no barrier: use 2 or more (11 is usual, 25 in Git Re-Basin)."
+        )
+    if iter(data) is data:
+        raise AlignmentError("data is a generator, which serves only once: give a list or a DataLoader.")
+    weights = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
+    losses, accuracies = [], []
+    for number, weight in enumerate(weights):
+        model = merge(model_a, model_b, alignment, weight, repair, repair_data)
+        mean, accuracy = evaluate(model, data, loss)
+        losses.append(mean)
+        accuracies.append(accuracy)
+        if progress:
+            progress(number + 1, points)
+    rises = [at - (1 - w) * losses[0] - w * losses[-1] for w, at in zip(weights, losses, strict=True)]
+    return LossBarrier(tuple(weights), tuple(losses), tuple(accuracies), max(rises))
+
+
+def evaluate(
+    model: nn.Module,
+    data: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> tuple[float, float]:
+    """Mean loss and accuracy in percent, in eval mode; the model is left as it was.
+
+    Raises:
+        AlignmentError: data without labels, or no data.
+    """
+    device = device_of(model)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    total, right, count = 0.0, 0, 0
+    try:
+        with torch.inference_mode():
+            for batch in data:
+                if isinstance(batch, Tensor) or len(batch) < 2:
+                    raise AlignmentError("a loss needs labels: `data` has to yield batches (x, label).")
+                x, y = batch[0].to(device), batch[1].to(device)
+                logits = model(x)
+                total += float(loss(logits, y)) * len(x)
+                right += int((logits.argmax(1) == y).sum())
+                count += len(x)
+    finally:
+        for module in training:
+            module.training = True
+    if not count:
+        raise AlignmentError("there is no data to evaluate on: `data` yielded no batch (a generator serves only once).")
+    return total / count, 100 * right / count

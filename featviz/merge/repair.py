@@ -1,0 +1,222 @@
+"""Repair a merged network's statistics, in place, from data.
+
+The average of two matched units of correlation c has (1 + c) / 2 of their variance: layer by layer the signal fades.
+`reset_batchnorm` measures running statistics afresh; `repair_channels` (REPAIR, Jordan et al. 2022) also rescales layers
+without a norm. All moments are pooled over the whole data in float64: no average of per-batch deviations.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from featviz.align.groups import LayerUnits
+from featviz.batches import Data, device_of, inputs_of
+from featviz.errors import AlignmentError
+
+Progress = Callable[[int, int], None] | None
+
+
+class ChannelMoments:
+    """Streaming mean and variance per channel, float64, shifted by the first batch's mean."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._shift: Tensor | None = None
+        self._sum: Tensor | None = None
+        self._square: Tensor | None = None
+
+    def add(self, x: Tensor, axis: int) -> None:
+        rows = x.detach().movedim(axis, 0).flatten(1).double()
+        if self._shift is None:
+            self._shift = rows.mean(1, keepdim=True)
+            self._sum = self._square = torch.zeros_like(rows[:, 0])
+        rows = rows - self._shift
+        self._sum = self._sum + rows.sum(1)
+        self._square = self._square + rows.square().sum(1)
+        self.count += rows.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        assert self._shift is not None
+        return self._shift.squeeze(1) + self._sum / self.count
+
+    @property
+    def variance(self) -> Tensor:
+        """Biased, as a norm divides by."""
+        return (self._square / self.count - (self._sum / self.count).square()).clamp_min(0)
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    return bool(_norms(model))
+
+
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+
+
+def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> None:
+    """Give every BatchNorm layer the mean and unbiased variance of its input on `data`.
+
+    Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more.
+
+    Raises:
+        AlignmentError: there is no data.
+    """
+    with ExitStack() as stack:
+        measured = stack.enter_context(_measuring_norms(model))
+        _run(model, data, progress)
+    _write_norms(model, measured)
+
+
+def repair_channels(
+    merged: nn.Module,
+    model_a: nn.Module,
+    model_b: nn.Module,
+    weight: float,
+    data: Data,
+    layers: Mapping[str, LayerUnits] | None = None,
+    progress: Progress = None,
+) -> None:
+    """REPAIR: hidden layers with a bias get mean and deviation (1 - weight) * A's + weight * B's; BatchNorm is reset.
+
+    Args:
+        merged: changed in place. `model_a`, `model_b`: its parents, B already in A's basis.
+        layers: units of every module, from the alignment; layers whose units may not move (logits) are left alone.
+
+    Raises:
+        AlignmentError: there is no data.
+    """
+    chosen = _correctable(merged, layers)
+    parents = []
+    for parent in (model_a, model_b):
+        with _measuring(parent, chosen) as moments:
+            _run(parent, data, progress)
+        parents.append(moments)
+    goals = {
+        name: [
+            (1 - weight) * getattr(parents[0][name], what) ** power + weight * getattr(parents[1][name], what) ** power
+            for what, power in (("mean", 1), ("variance", 0.5))
+        ]
+        for name in chosen
+    }
+    with ExitStack() as stack:
+        norms = stack.enter_context(_measuring_norms(merged))
+        own = stack.enter_context(_measuring(merged, chosen, goals))
+        _run(merged, data, progress)
+    _write_norms(merged, norms)
+    modules = dict(merged.named_modules())
+    for name in chosen:
+        _fuse(modules[name], own[name], *goals[name])
+
+
+def _correctable(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> dict[str, int]:
+    """Hidden layers with weights and a bias, and their unit axis."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    found = {n: m for n, m in model.named_modules() if isinstance(m, kinds) and m.bias is not None}
+    if layers is None:
+        names = list(found)[:-1]  # the last one gives the logits
+        return {name: -1 if isinstance(found[name], nn.Linear) else 1 for name in names}
+    return {name: layers[name].axis for name in found if name in layers and (layers[name].group >= 0).all()}
+
+
+@contextmanager
+def _measuring(model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, list[Tensor]] | None = None):
+    """Moments of the outputs of `chosen`; given goals, each batch goes on with exactly those mean and deviation."""
+    moments = {name: ChannelMoments() for name in chosen}
+
+    def hook_for(name: str):
+        axis = chosen[name]
+
+        def hook(_: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            del args
+            moments[name].add(output, axis)
+            if goals is None:
+                return None
+            batch = ChannelMoments()
+            batch.add(output, axis)
+            ratio, shift = _correction(batch, *goals[name])
+            shape = [1] * output.dim()
+            shape[axis] = -1
+            return output * ratio.to(output).view(shape) + shift.to(output).view(shape)
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook_for(name)) for name in chosen]
+    try:
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _correction(measured: ChannelMoments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and shift that bring the measured moments to the goal; a channel that never varies is only shifted."""
+    own = measured.variance.sqrt()
+    ratio = torch.where(own > 1e-8 * deviation.clamp_min(1e-30), deviation / own.clamp_min(1e-30), 1.0)
+    return ratio, mean - ratio * measured.mean
+
+
+def _fuse(module: nn.Module, measured: ChannelMoments, mean: Tensor, deviation: Tensor) -> None:
+    ratio, shift = _correction(measured, mean, deviation)
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    with torch.no_grad():
+        weight.mul_(ratio.to(weight).view(-1, *(1,) * (weight.dim() - 1)))
+        bias.copy_(bias.double() * ratio + shift)
+
+
+@contextmanager
+def _measuring_norms(model: nn.Module):
+    """Moments of the inputs of every BatchNorm layer, which normalises by batch meanwhile and keeps its own statistics."""
+    norms = _norms(model)
+    moments = {name: ChannelMoments() for name in norms}
+
+    def hook_for(name: str):
+        return lambda _, args: moments[name].add(args[0], 1)
+
+    kept = {name: (norm.training, norm.momentum, norm.num_batches_tracked) for name, norm in norms.items()}
+    handles = [norm.register_forward_pre_hook(hook_for(name)) for name, norm in norms.items()]
+    statistics = {name: (n.running_mean, n.running_var) for name, n in norms.items()}
+    try:
+        for norm in norms.values():
+            norm.running_mean = norm.running_var = None  # by batch, nothing to update
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, norm in norms.items():
+            norm.running_mean, norm.running_var = statistics[name]
+            norm.training, norm.momentum, norm.num_batches_tracked = kept[name]
+
+
+def _write_norms(model: nn.Module, moments: Mapping[str, ChannelMoments]) -> None:
+    for name, norm in _norms(model).items():
+        if name in moments and moments[name].count:
+            count = moments[name].count
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(moments[name].mean)
+            norm.running_var.copy_(moments[name].variance * count / max(1, count - 1))
+
+
+def _run(model: nn.Module, data: Data, progress: Progress) -> None:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    batches = 0
+    try:
+        with torch.no_grad():
+            for x in inputs_of(data, device_of(model)):
+                model(x)
+                batches += 1
+                if progress:
+                    progress(batches, 0)
+    finally:
+        for module in training:
+            module.training = True
+    if not batches:
+        raise AlignmentError("the repair got no data: `data` yielded no batch (a generator serves only once).")
