@@ -5,12 +5,10 @@ channels as if they were independent and ends in garish colors (Olah et al. 2017
 preconditioning).
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from featviz.batches import Data, inputs_of
 from featviz.config import Matrix3
 from featviz.errors import RenderError
 
@@ -32,7 +30,7 @@ def recorrelate(x: Tensor, matrix: Tensor) -> Tensor:
     return (matrix @ x.flatten(2)).view_as(x)
 
 
-def color_matrix(data: Iterable[Any]) -> Matrix3:
+def color_matrix(data: Data) -> Matrix3:
     """The decorrelation matrix of a data set, for `RenderConfig(color=...)`.
 
     U sqrt(S) of the singular value decomposition of the covariance of its pixels, over the largest column
@@ -50,11 +48,10 @@ def color_matrix(data: Iterable[Any]) -> Matrix3:
     """
     count = 0
     total, outer = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
-    for batch in data:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    for x in inputs_of(data, torch.device("cpu")):
         if x.ndim != 4 or x.shape[1] != 3:
             raise RenderError(f"a batch of {tuple(x.shape)} has no color: color_matrix needs (batch, 3, h, w).")
-        pixels = x.detach().to("cpu", torch.float64).movedim(1, 0).flatten(1)
+        pixels = x.detach().to(torch.float64).movedim(1, 0).flatten(1)
         count += pixels.shape[1]
         total += pixels.sum(1)
         outer += pixels @ pixels.T

@@ -80,8 +80,8 @@ class Combination(Objective):
             raise RenderError(
                 f"objectives for {sorted(map(str, counts))} images cannot be added: give them as many units."
             )
-        known = [part.layers for part in parts]
-        self.layers = None if None in known else tuple(dict.fromkeys(name for names in known for name in names or ()))
+        named = [name for part in parts for name in part.layers or ()]
+        self.layers = None if any(part.layers is None for part in parts) else tuple(dict.fromkeys(named))
         self.images = counts.pop() if counts else None
         self.coupled = any(part.coupled for part in parts)
 
@@ -105,7 +105,7 @@ class Unit(Objective):
         self.layer, self.layers = layer, (layer,)
         self.units, self.reduce, self.axis = tuple(int(u) for u in units), reduce, axis
         self.images = len(self.units)
-        self._index: Tensor | None = None  # on the device of the activations, kept so that no step copies to it
+        self._index: Tensor | None = None  # kept on the device, so that no step copies to it
 
     def score(self, T: Activations) -> Tensor:
         maps = units_first(T(self.layer), self.axis)
@@ -159,9 +159,8 @@ def neuron(
         space = maps.shape[1:]
         place = tuple(n // 2 for n in space) if position is None else position
         if len(place) != len(space) or any(not 0 <= p < n for p, n in zip(place, space, strict=True)):
-            raise UnitError(
-                f"{layer} has no position {place}: its maps are {' x '.join(map(str, space)) or 'single numbers'}."
-            )
+            sides = " x ".join(map(str, space)) or "single numbers"
+            raise UnitError(f"{layer} has no position {place}: its maps are {sides}.")
         return maps[(slice(None), *place)]
 
     return Unit(layer, _many(units), at, axis)
@@ -300,4 +299,4 @@ def as_objective(what: "Objective | Callable[[Activations], Tensor]") -> Objecti
         return what
     if callable(what):
         return from_callable(what)
-    raise RenderError(f"{what!r} is no objective: give 'layer:channel', an Objective or a callable on T(layer).")
+    raise RenderError(f"{what!r} is no objective: give 'layer:channel', an Objective or a callable.")

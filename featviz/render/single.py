@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.render.ascent import Progress, Renderings, Transform, ascend
 from featviz.render.objectives import Objective, as_objective, channel, units_first
 from featviz.render.restart import living_draw
-from featviz.render.trunk import Trunk, model_device, recorded_layers, resolve_layer
+from featviz.render.trunk import Trunk, recorded_layers, resolve_layer
 from featviz.units import format_unit, parse_units
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
@@ -146,7 +147,7 @@ def layer_width(
     module = dict(model.named_modules(remove_duplicate=False))[layer]
     if axis is None and isinstance(module, (nn.Linear, nn.LayerNorm)):
         axis = -1
-    place = model_device(model) if device is None else device
+    place = device_of(model) if device is None else device
     with Trunk(model, (layer or "labels",), config, place) as trunk, torch.no_grad():
         activation = trunk(_gray(model, config, place, 1))[layer or "labels"]
     return units_first(activation, axis).shape[1], axis
@@ -165,7 +166,7 @@ def resolve_device(device: torch.device | str | None, model: nn.Module | None = 
         DeviceError: it is not there, or there is no device of that name.
     """
     if device is None:
-        return torch.device("cpu") if model is None else model_device(model)
+        return torch.device("cpu") if model is None else device_of(model)
     try:
         place = torch.device(device)
     except RuntimeError as error:

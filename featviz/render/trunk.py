@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
 from featviz.render.statistics import input_channels, input_statistics
@@ -26,8 +27,8 @@ class _Reached(BaseException):
 class Trunk:
     """A context manager: `with Trunk(model, ("layer3.1.bn2",)) as trunk: trunk(x)["layer3.1.bn2"]`.
 
-    A layer that is called several times in a forward pass (a shared ReLU) gives its last output, as lucent
-    does; one full run on one image counts the calls before the first use.
+    A module that is called several times in a forward pass (a shared ReLU) gives its first output, that of which
+    an alignment knows the units; lucent gives its last one.
 
     Args:
         model: any module on images (batch, c, h, w). Comes back untouched; for "float64" and for another
@@ -53,7 +54,7 @@ class Trunk:
         # A compiled network makes no module calls that a hook could see: take the one within.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.config = config
-        self.device = model_device(model) if device is None else device
+        self.device = device_of(model) if device is None else device
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32  # of images and scores
         self.autocast = resolve_precision(config.precision, self.device) == torch.bfloat16
         self.layers = {name: resolve_layer(self.model, name) for name in layers if not _is_input(self.model, name)}
@@ -63,9 +64,8 @@ class Trunk:
         self._mean, self._std = (
             torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
         )
-        self._calls: dict[str, int] | None = None
-        self._left: dict[str, int] = {}
-        self._captured: dict[str, Tensor] = {}
+        self._wanted = len(set(self.layers.values()))
+        self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
 
     def __enter__(self) -> "Trunk":
@@ -83,7 +83,6 @@ class Trunk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        self._captured.clear()
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -98,60 +97,39 @@ class Trunk:
         """
         if self._open is None:
             raise RuntimeError("the trunk is closed: use it in a with statement")
-        if self._calls is None:
-            self._calls = self._count_calls(x[:1])
-        self._left = dict(self._calls)
-        self._run(x, precise)
-        missing = [name for name, left in self._left.items() if left > 0]
-        if missing:
-            raise UnitError(f"layer {missing[0]} is not called every time: take a layer that always runs.")
-        found = {asked: self._captured[name] for asked, name in self.layers.items()}
-        self._captured = {}
-        return {**found, "input": x if images is None else images} if "input" not in found else found
+        captured = self._captured = {}
+        try:
+            if self._wanted:
+                self._run(x, precise)
+        finally:
+            self._captured = None
+        for name in self.layers.values():
+            if name not in captured:
+                raise UnitError(f"the network has a layer {name} but does not call it in eval mode: take one it calls.")
+        found = {asked: captured[name] for asked, name in self.layers.items()}
+        return found if "input" in found else {**found, "input": x if images is None else images}
 
     def _network(self) -> nn.Module:
         """The model, or a copy of it where its own weights do not serve."""
-        if self.dtype != torch.float64 and self.device == model_device(self.model):
+        if self.dtype != torch.float64 and self.device == device_of(self.model):
             return self.model
         return copy.deepcopy(self.model).to(self.device, torch.float64 if self.dtype == torch.float64 else None)
 
-    def _hook(self, name: str) -> Callable[..., None]:
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def capture(module: nn.Module, inputs: Any, output: Any) -> None:
             del module, inputs
-            self._left[name] = self._left.get(name, 0) - 1
-            if self._calls is not None and self._left[name] > 0:
+            if self._captured is None or name in self._captured:
                 return
             tensor = first_tensor(output)
             if tensor is None:
-                raise ModelError(
-                    f"{name or 'the network'} gives a {type(output).__name__} without a tensor: take another layer."
-                )
-            if self._calls is not None and all(left <= 0 for left in self._left.values()):
-                self._captured[name] = tensor
+                kind = type(output).__name__
+                raise ModelError(f"{name or 'the network'} gives a {kind} without a tensor: take another layer.")
+            self._captured[name] = tensor
+            if len(self._captured) == self._wanted:
                 raise _Reached
             self._captured[name] = tensor.clone()  # an in-place operation may follow
 
         return capture
-
-    def _count_calls(self, x: Tensor) -> dict[str, int]:
-        """How often each layer is called, by one full run; what fails beyond the layers does not matter."""
-        self._left = {}
-        names = set(self.layers.values())
-        failure: RenderError | None = None
-        with torch.no_grad():
-            try:
-                self._run(x)
-            except RenderError as error:
-                failure = error
-        calls = {name: -left for name, left in self._left.items()}
-        self._captured = {}
-        for name in names - calls.keys():
-            if failure is not None:
-                raise failure
-            raise UnitError(
-                f"the network has a layer {name} but does not call it in eval mode: take one that it calls."
-            )
-        return calls
 
     def _run(self, x: Tensor, precise: bool = False) -> None:
         size = tuple(x.shape[1:])
@@ -234,12 +212,6 @@ def resolve_layer(model: nn.Module, name: str) -> str:
     if not spelled:
         raise UnitError(f"the network has no layer {name!r}: {near_names(name, known)}")
     return spelled[0]
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for one without."""
-    tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
