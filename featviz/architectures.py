@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 
-import torchvision
 from torch import nn
 
 from featviz.errors import ModelError, near_names
@@ -29,6 +28,8 @@ def build(spec: str, **arguments: object) -> nn.Module:
         return _make(spec, _find(spec), arguments)
     if "-x" in spec:
         return zoo_network(spec, **arguments)
+    import torchvision  # its models cost seconds, which networks of the zoo need not wait for
+
     known = torchvision.models.list_models(module=torchvision.models)
     if spec not in known:
         raise ModelError(f"there is no architecture {spec!r}, {near_names(spec, [*NAMES, *known])} Give {WAYS}.")

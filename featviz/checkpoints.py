@@ -56,7 +56,7 @@ def load_into(model: nn.Module, path: str | Path) -> list[str]:
     """Load the file into `model`, in the dtypes of `model`; nothing is loaded unless all of it fits.
 
     Returns:
-        What was changed on the way, one sentence each (a stripped `module.`, a converted dtype).
+        What was changed on the way, one sentence each (a stripped `module.`).
 
     Raises:
         CheckpointError: as `load_weights`; other keys or shapes than the network's; NaN or Inf.
@@ -67,10 +67,6 @@ def load_into(model: nn.Module, path: str | Path) -> list[str]:
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
             notes.append(f"{path}: stripped {prefix!r} from all {len(weights)} keys.")
     _check_fit(model, weights, path)
-    own = {key: tensor.dtype for key, tensor in model.state_dict().items()}
-    converted = {str(w.dtype)[6:] for key, w in weights.items() if w.dtype != own.get(key, w.dtype)}
-    if converted:
-        notes.append(f"{path}: converted {', '.join(sorted(converted))} to the dtype of the network.")
     model.load_state_dict(weights, strict=False)
     return notes
 

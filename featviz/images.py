@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from featviz.errors import DataError
 
@@ -100,6 +98,8 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def _listing(folder: Path) -> tuple[list[Path], list[int] | None]:
     """Images and labels of class folders; of a folder without them the images and None."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder  # costs seconds to import
+
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give a folder of images, or of one folder per class.")
     flat = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())

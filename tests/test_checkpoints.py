@@ -56,14 +56,13 @@ def test_a_prefix_of_all_keys_is_stripped_and_said(tmp_path, weights, prefix):
     assert prefix in notes[0]
 
 
-def test_half_precision_is_converted_and_said(tmp_path, weights):
+def test_half_precision_is_converted_to_the_dtype_of_the_network(tmp_path, weights):
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     save_file(half, tmp_path / "w.safetensors")
     model = net()
-    notes = load_into(model, tmp_path / "w.safetensors")
+    load_into(model, tmp_path / "w.safetensors")
     assert model[0].weight.dtype == torch.float32
     assert torch.equal(model[0].weight, half["0.weight"].float())
-    assert "float16" in notes[0]
 
 
 def test_weights_without_batchnorm_counters_load(tmp_path, weights):

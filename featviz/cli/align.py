@@ -47,21 +47,19 @@ def run(args: Namespace) -> None:
     if args.method == "activations" and args.data is None:
         raise DataError("--method activations compares answers to images: give --data FOLDER.")
     check_writable(args.out)
-    import featviz
+    from featviz.align.alignment import align
     from featviz.cli import inputs
 
     model_a, model_b = inputs.pair(args)
     data = inputs.images(args, model_a, args.size) if args.method == "activations" else None
     with inputs.bar("aligning") as progress:
-        alignment = featviz.align(
+        alignment = align(
             model_a, model_b, inputs.example_input(args, model_a, args.size), method=args.method, data=data,
             seed=args.seed, restarts=args.restarts, progress=progress,
         )  # fmt: skip
     alignment.save(args.out)
-    indexer = alignment.indexer
-    print(f"{args.out}: {len(alignment.groups)} groups of units, {len(indexer.layers)} layers")
-    print(f"{'layer':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
-    for layer, width in indexer.layers.items():
-        matches = [indexer.match(layer, unit) for unit in range(width)]
-        score, margin = (sum(values) / width for values in zip(*((m.score, m.margin) for m in matches), strict=True))
-        print(f"{layer:32} {width:6d} {score:11.3f} {margin:12.3f}")
+    print(f"{args.out}: {len(alignment.groups)} groups of units in {len(alignment.indexer.layers)} layers")
+    print(f"{'group':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
+    for group in alignment.groups:
+        score, margin = alignment.scores[group.name].mean(), alignment.margins[group.name].mean()
+        print(f"{group.name:32} {group.size:6d} {score:11.3f} {margin:+12.3f}")

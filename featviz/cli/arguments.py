@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from featviz.config import Defaults
-from featviz.errors import FeatvizError
+from featviz.errors import CheckpointError, FeatvizError
 
 DEFAULTS = Defaults()
 
@@ -51,8 +51,8 @@ def add_architecture(parser: Parser) -> None:
 
 
 def add_pair(parser: Parser) -> None:
-    parser.add_argument("a", type=Path, metavar="A", help="checkpoint of network A (.safetensors, .pt, .pth)")
-    parser.add_argument("b", type=Path, metavar="B", help="checkpoint of network B, of the same architecture")
+    parser.add_argument("a", type=checkpoint, metavar="A", help="checkpoint of network A (.safetensors, .pt, .pth)")
+    parser.add_argument("b", type=checkpoint, metavar="B", help="checkpoint of network B, of the same architecture")
 
 
 def add_input(parser: Parser) -> None:
@@ -92,6 +92,14 @@ def add_data(parser: Parser, required: bool = False, why: str = "") -> Any:
         help="images fed together (default: %(default)s)",
     )  # fmt: skip
     return group
+
+
+def checkpoint(text: str) -> Path:
+    """A path that exists: a slip of the pen is told before torch is imported."""
+    path = Path(text)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: give a .safetensors or .pt file.")
+    return path
 
 
 def positive(text: str) -> int:

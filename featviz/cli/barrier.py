@@ -40,14 +40,15 @@ def add(commands: Any) -> None:
 def run(args: Namespace) -> None:
     if args.out is not None:
         check_writable(args.out)
-    import featviz
+    from featviz.align.alignment import load_alignment
     from featviz.cli import inputs
+    from featviz.merge.barrier import loss_barrier
 
     model_a, model_b = inputs.pair(args)
-    alignment = featviz.load_alignment(args.alignment)
+    alignment = load_alignment(args.alignment)
     data = inputs.labelled(args, model_a, args.size)
     with inputs.bar("measuring") as progress:
-        curve = featviz.loss_barrier(model_a, model_b, alignment, data=data, points=args.points, progress=progress)
+        curve = loss_barrier(model_a, model_b, alignment, data=data, points=args.points, progress=progress)
     print(f"{'weight of B':>11} {'loss':>9} {'accuracy':>9}")
     for weight, loss, accuracy in zip(curve.weights, curve.losses, curve.accuracies, strict=True):
         print(f"{weight:11.3f} {loss:9.4f} {accuracy:7.2f} %")

@@ -49,21 +49,23 @@ def run(args: Namespace) -> None:
     places = {layer: picture(args.out, f"demo-{layer}") for layer in defaults.layers}
     for place in places.values():
         check_writable(place)
-    import featviz
+    from featviz.align.alignment import load_alignment
     from featviz.cli import inputs
+    from featviz.merge.average import merge
     from featviz.render.single import resolve_device
+    from featviz.triplet import render_unit_triplet
     from featviz.zoo import bundled_pair
 
     device = resolve_device(args.device)
     pair = bundled_pair()
-    alignment = featviz.load_alignment(pair.alignment_path)
+    alignment = load_alignment(pair.alignment_path)
     alignment.check(pair.a, pair.b)
-    merged = featviz.merge(pair.a, pair.b, alignment, repair="none")
+    merged = merge(pair.a, pair.b, alignment, repair="none")
     merged.load_state_dict(pair.merged_statistics, strict=False)
     for layer, place in places.items():
         units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
         with inputs.bar(layer) as progress:
-            triplets = featviz.render_unit_triplet(
+            triplets = render_unit_triplet(
                 pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
                 device=device, progress=progress,
             )  # fmt: skip

@@ -1,7 +1,7 @@
 """`featviz info`: what can be permuted in a network, and which of its layers have units."""
 
+import textwrap
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
@@ -21,27 +21,38 @@ examples:
 
 def add(commands: Any) -> None:
     parser = arguments.add_command(commands, "info", "groups, layers and units of a network", DESCRIPTION, EXAMPLES)
-    parser.add_argument("a", type=Path, nargs="?", metavar="A", help="checkpoint to check against the architecture")
+    parser.add_argument("a", type=arguments.checkpoint, nargs="?", metavar="A", help="checkpoint to check too")
     arguments.add_architecture(parser)
     arguments.add_input(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: Namespace) -> None:
-    import featviz
+    from featviz.align.groups import permutation_groups
     from featviz.cli import inputs
 
     model = inputs.network(args, args.a)
-    groups = featviz.permutation_groups(model, inputs.example_input(args, model, args.size))
+    groups = permutation_groups(model, inputs.example_input(args, model, args.size))
     print(f"{len(groups)} groups of interchangeable units in {args.arch}")
     for group in groups:
-        print(f"  {group.name}: {group.size} units, seen at {', '.join(groups.modules(group.name))}")
-    print(f"{len(groups.layers)} layers with units")
-    for name, units in groups.layers.items():
-        fixed = int((units.group < 0).sum())
-        print(f"  {name}: {units.width}" + (f", {fixed} of them fixed" if fixed else ""))
+        layers = groups.modules(group.name)
+        print(_wrapped(f"{group.name}: {group.size} units, seen at {', '.join(layers)}"))
+    print(f"{len(groups.layers)} layers with their units")
+    print(_wrapped(" ".join(f"{name}={_width(units)}" for name, units in groups.layers.items())))
     print("fixed, because a permutation would change the function")
-    for pin in groups.pinned:
-        print(f"  {pin.parameter}, axis {pin.axis}: {pin.count} ({pin.reason})")
+    for reason in dict.fromkeys(pin.reason for pin in groups.pinned):
+        axes = [f"{pin.parameter} axis {pin.axis}" for pin in groups.pinned if pin.reason == reason]
+        more = f" and {len(axes) - 4} more" if len(axes) > 4 else ""
+        print(_wrapped(f"{reason}: {', '.join(axes[:4])}{more}"))
     for operator, module in groups.unknown.items():
-        print(f"  what {operator} in {module} touches: it has no rule")
+        print(_wrapped(f"whatever {operator} in {module} touches: featviz has no rule for it"))
+
+
+def _width(units: Any) -> str:
+    """How many units a layer has, and how many of them may not move."""
+    fixed = int((units.group < 0).sum())
+    return f"{units.width}" + (f"({fixed} fixed)" if fixed else "")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_long_words=False)

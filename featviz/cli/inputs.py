@@ -66,11 +66,11 @@ def labelled(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> 
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal's stderr, moved by calls of (done, to do)."""
+    """A progress bar on a terminal's stderr, moved by calls of (done, to do); 0 to do is not known."""
     with tqdm(desc=label, disable=None, leave=False, file=sys.stderr) as shown:
 
         def progress(done: int, total: int) -> None:
-            shown.total = total
+            shown.total = total or None
             shown.update(done - shown.n)
 
         yield progress

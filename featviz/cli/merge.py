@@ -49,21 +49,25 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
-    if args.repair != "none" and args.data is None:
+    if args.repair != "none" and args.data is None and 0 < args.weight < 1:
         raise DataError(f"--repair {args.repair} measures statistics on images: give --data FOLDER, or --repair none.")
     check_writable(args.out)
     from safetensors.torch import save_file
+    from torch import contiguous_format
 
-    import featviz
+    from featviz.align.alignment import load_alignment
     from featviz.cli import inputs
+    from featviz.merge.average import merge
 
     model_a, model_b = inputs.pair(args)
-    alignment = featviz.load_alignment(args.alignment)
+    alignment = load_alignment(args.alignment)
     data = inputs.images(args, model_a, args.size)
     with inputs.bar("merging") as progress:
-        merged = featviz.merge(
+        merged = merge(
             model_a, model_b, alignment, weight=args.weight, repair=args.repair, data=data, progress=progress
         )
-    weights = {key: value.detach().cpu().contiguous() for key, value in merged.state_dict().items()}
+    weights = {
+        key: value.detach().cpu().clone(memory_format=contiguous_format) for key, value in merged.state_dict().items()
+    }
     write_atomically(args.out, lambda part: save_file(weights, part))
     print(f"{args.out}: {1 - args.weight:g} of A and {args.weight:g} of B', repair {args.repair}")

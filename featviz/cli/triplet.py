@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("gallery"), metavar="FOLDER", help="(default: %(default)s)")
     parser.add_argument("--alignment", type=Path, metavar="FILE", help="made by featviz align")
-    parser.add_argument("--merged", type=Path, metavar="FILE", help="checkpoint of the merged network")
+    parser.add_argument("--merged", type=arguments.checkpoint, metavar="FILE", help="checkpoint of the merged network")
     arguments.add_architecture(parser)
     rendering = parser.add_argument_group("rendering")
     add_rendering(rendering, arguments.DEFAULTS.render)
@@ -89,8 +89,10 @@ def run(args: Namespace) -> None:
     asked = _by_layer(args.units)
     for layer in asked:
         check_writable(picture(args.out, layer))
-    import featviz
+    from featviz.align.alignment import align, load_alignment
     from featviz.cli import inputs
+    from featviz.merge.average import merge
+    from featviz.triplet import render_unit_triplet
 
     model_a, model_b = inputs.pair(args)
     data = inputs.images(args, model_a, args.data_size)
@@ -98,20 +100,20 @@ def run(args: Namespace) -> None:
         inputs.say("no --alignment: matching weights.")
         with inputs.bar("aligning") as progress:
             example = inputs.example_input(args, model_a, config.fed)
-            alignment = featviz.align(model_a, model_b, example, progress=progress)
+            alignment = align(model_a, model_b, example, progress=progress)
     else:
-        alignment = featviz.load_alignment(args.alignment)
+        alignment = load_alignment(args.alignment)
         alignment.check(model_a, model_b)
     if args.merged is None:
         repair = "none" if data is None else arguments.DEFAULTS.merge.repair
         inputs.say(f"no --merged: averaging A and B', repair {repair}.")
         with inputs.bar("merging") as progress:
-            merged = featviz.merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress)
+            merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress)
     else:
         merged = inputs.network(args, args.merged)
     for layer, units in asked.items():
         with inputs.bar(layer) as progress:
-            triplets = featviz.render_unit_triplet(
+            triplets = render_unit_triplet(
                 model_a, model_b, layer, units, merged=merged, alignment=alignment, config=config,
                 progress=progress,
             )  # fmt: skip
