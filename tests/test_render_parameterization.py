@@ -112,14 +112,20 @@ def test_seed_and_restart_change_the_draw_and_precision_does_not():
     config = RenderConfig(size=8, steps=3)
     first = draw(config, ["u"], 3, dtype=torch.float64)
     assert not torch.equal(first.start, draw(config, ["u"], 3, restart=1, dtype=torch.float64).start)
-    assert not torch.equal(first.start, draw(RenderConfig(size=8, steps=3, seed=1), ["u"], 3, dtype=torch.float64).start)
+    assert not torch.equal(
+        first.start, draw(RenderConfig(size=8, steps=3, seed=1), ["u"], 3, dtype=torch.float64).start
+    )
     assert torch.equal(first.start.float(), draw(config, ["u"], 3).start)
 
 
 def test_a_draw_is_the_same_on_every_machine():
     drawn = draw(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
-    assert drawn.start.flatten()[:3].tolist() == pytest.approx([-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12)
-    assert drawn.tape[1, 0].tolist() == pytest.approx([-0.00226942527706, -0.05556718498245, 0.97814869892935, 9.93301648583337], abs=1e-12)
+    assert drawn.start.flatten()[:3].tolist() == pytest.approx(
+        [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
+    )
+    assert drawn.tape[1, 0].tolist() == pytest.approx(
+        [-0.00226942527706, -0.05556718498245, 0.97814869892935, 9.93301648583337], abs=1e-12
+    )
 
 
 def test_the_tape_of_a_short_ascent_begins_that_of_a_long_one_at_any_size():

@@ -62,7 +62,9 @@ def test_warp_agrees_with_a_slow_reference(border, out_size):
 @pytest.mark.parametrize("size", [(8, 8), (7, 12)])
 def test_a_neutral_row_gives_the_image_back(border, size):
     images = torch.rand(2, 3, *size)
-    torch.testing.assert_close(warp(images, row(NEUTRAL, NEUTRAL).float(), size, border, 0.4), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        warp(images, row(NEUTRAL, NEUTRAL).float(), size, border, 0.4), images, atol=1e-5, rtol=0
+    )
 
 
 def test_shift_is_a_fraction_of_the_side_to_the_right_and_down():

@@ -139,6 +139,12 @@ def _precise(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _flat_maps(activation: Tensor, axis: int | None) -> Tensor:
+    """(image, c, position), with one position where the layer has no space."""
+    maps = _precise(units_first(activation, axis))
+    return maps.reshape(*maps.shape[:2], -1)
+
+
 def _spatial_mean(maps: Tensor) -> Tensor:
     return maps.reshape(maps.shape[0], -1).mean(1)
 
@@ -186,8 +192,7 @@ class Direction(Objective):
         self.images = len(vectors) if vectors.ndim == 2 else None
 
     def score(self, T: Activations) -> Tensor:
-        maps = _precise(units_first(T(self.layer), self.axis)).flatten(2)
-        maps = maps.unsqueeze(2) if maps.ndim == 2 else maps
+        maps = _flat_maps(T(self.layer), self.axis)
         if self.vectors.shape[-1] != maps.shape[1]:
             raise UnitError(
                 f"the direction has {self.vectors.shape[-1]} entries, {self.layer} has {maps.shape[1]} units."
@@ -242,7 +247,7 @@ class Diversity(Objective):
         self.layer, self.layers, self.axis = layer, (layer,), axis
 
     def score(self, T: Activations) -> Tensor:
-        maps = _precise(units_first(T(self.layer), self.axis)).flatten(2)
+        maps = _flat_maps(T(self.layer), self.axis)
         grams = F.normalize((maps @ maps.mT).flatten(1), dim=1)
         alike = grams @ grams.T
         return -(alike.sum(1) - alike.diagonal()) / len(maps)
