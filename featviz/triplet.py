@@ -1,0 +1,237 @@
+"""The main job: the same unit in A, in B permuted into A's basis (B'), and in their merge, under one random draw.
+
+two models, a layer, units -> `Triplets`: three renderings per unit, its match, and every subject's response to every image.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from featviz.align.alignment import Alignment, align
+from featviz.align.indexer import UnitMatch
+from featviz.batches import Data
+from featviz.checkpoints import check_finite, check_same_architecture
+from featviz.config import RenderConfig
+from featviz.files import write_atomically
+from featviz.gallery.grid import Cell, Row, grid, save_png
+from featviz.merge.average import merge
+from featviz.render import Renderings, Trunk, ascend, channel, living_draw, resolve_device, score_images
+from featviz.render.statistics import input_channels
+from featviz.units import format_unit, parse_units
+
+SUBJECTS = ("A", "B'", "merged")
+
+
+@dataclass(frozen=True, eq=False)
+class Triplets:
+    """The renderings of some units of one layer in the three subjects, row by row the same unit.
+
+    a, b, merged: `Renderings`; images (unit, c, h, w) in [0, 1], score (unit,), trace (step, unit). `b` is B'.
+    matches: which unit of the original B stands at A's place, with score and margin.
+    cross: (unit, image of, seen by) in the order A, B', merged: the score that the subject `seen by` gives, without
+        transforms, to the image made for the subject `image of`. Its diagonal is every subject's own score.
+    """
+
+    layer: str
+    matches: tuple[UnitMatch, ...]
+    a: Renderings
+    b: Renderings
+    merged: Renderings
+    cross: Tensor
+    config: RenderConfig
+    method: str
+    digests: tuple[str, str]
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    def grid(self, per_line: int | None = None) -> Image.Image:
+        """The captioned picture: a row per unit, columns A, B', merged; `per_line` units side by side (None: by number)."""
+        if per_line is None:
+            per_line = 1 if len(self) <= 6 else 2
+        rows = [self._row(number) for number in range(len(self))]
+        height, width = self.config.canvas
+        footer = (
+            f"Each row starts from one random draw (seed {self.config.seed}); {height} x {width} px, {self.config.steps} "
+            f"steps; matched by {self.method}. Activation: mean over the map, without transforms."
+        )
+        return grid(["A", "B' (B in A's basis)", "merged"], rows, self.layer, footer, per_line)
+
+    def record(self) -> dict[str, object]:
+        """What was rendered, ready for JSON."""
+        parts = dict(zip(SUBJECTS, (self.a, self.b, self.merged), strict=True))
+        units = [
+            {
+                "a": match.a,
+                "b": match.b,
+                "score": None if match.fixed else match.score,
+                "margin": None if match.fixed else match.margin,
+                "activation": {name: part.score[row].item() for name, part in parts.items()},
+                "dead": [name for name, part in parts.items() if part.dead[row]],
+                "restart": int(self.a.restart[row]),
+                "cross": self.cross[row].tolist(),
+            }
+            for row, match in enumerate(self.matches)
+        ]
+        return {
+            "featviz": version("featviz"),
+            "layer": self.layer,
+            "subjects": list(SUBJECTS),
+            "cross_axes": ["image of", "seen by"],
+            "matching": self.method,
+            "digest_a": self.digests[0],
+            "digest_b": self.digests[1],
+            "config": asdict(self.config),
+            "units": units,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as PNG to `path`, and `record()` as JSON beside it.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        path = Path(path).with_suffix(".png")
+        text = json.dumps(self.record(), indent=1) + "\n"
+        save_png(self.grid(), path, {"Title": self.layer, "Software": f"featviz {version('featviz')}"})
+        write_atomically(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+        return path
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.grid().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _row(self, row: int) -> Row:
+        match = self.matches[row]
+        how = "fixed" if match.fixed else f"score {match.score:.2f} ({match.margin:+.2f})"
+        names = (f"A:{match.a}", f"B:{match.b}, {how}", f"A:{match.a} + B:{match.b}")
+        cells = []
+        for name, part in zip(names, (self.a, self.b, self.merged), strict=True):
+            reached = "no gradient: dead here" if part.dead[row] else f"activation {part.score[row].item():.3g}"
+            cells.append(Cell(np.asarray(part.images[row].permute(1, 2, 0)), [name, reached]))
+        return Row(f"unit {match.a}", cells)
+
+
+def render_unit_triplet(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    layer: str,
+    units: int | Sequence[int] | None = None,
+    *,
+    merged: nn.Module | None = None,
+    alignment: Alignment | None = None,
+    data: Data | None = None,
+    config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
+    device: torch.device | str | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Triplets:
+    """Render units of a layer in A, in B permuted into A's basis, and in the merged network.
+
+    >>> triplets = render_unit_triplet(model_a, model_b, "layer3.1.bn1", units=[17, 40])  # doctest: +SKIP
+    >>> triplets.save("gallery/layer3.png")  # doctest: +SKIP
+
+    All three start from the same draw of each unit (spectrum and warps), so what differs comes from the weights. A unit
+    that has no gradient in some subject at its start moves to another draw in all of them; where none helps it is
+    reported as dead there. The models come back as they were.
+
+    Args:
+        layer: a module name, or a unit spec `layer:0-7` where `units` is left out.
+        units: units of A; None with a bare layer name: all of them.
+        merged: the merged network in A's basis; None: `merge(model_a, model_b, alignment, data=data)`.
+        alignment: of the two models; None: matched by activations where there is `data`, else by weights.
+        data: batches `x` or `(x, label)` for the matching and for the repair of the merge.
+        config: size, steps, seed and the rest; `config.batch` units are rendered together.
+        device: None: where the models are.
+        transform: images in [0, 1] -> what the networks are fed, in place of the warps (a kornia pipeline, for example);
+            its randomness is its own, and then not shared by the subjects.
+        progress: called with (steps done, steps to do) over all subjects.
+
+    Raises:
+        UnitError: a layer or unit that the network does not have. ModelError: models of different architecture, or NaN.
+        AlignmentError: the alignment belongs to other models. RenderError: a size that the network cannot take.
+        DeviceError: a device that is not there.
+    """
+    place = resolve_device(device, model_a)
+    check_same_architecture(model_a, model_b)
+    alignment = _alignment(model_a, model_b, alignment, data, config)
+    layer, channels = _units(alignment, layer, units)
+    if merged is None:
+        merged = merge(model_a, model_b, alignment, data=data)
+    check_same_architecture(model_a, merged)
+    subjects = (model_a, alignment.permute(model_b), merged)
+    for name, model in zip(SUBJECTS, subjects, strict=True):
+        check_finite(model, name)
+
+    objective = channel(layer, channels, alignment.indexer.units(layer).axis)
+    keys = [(layer, unit) for unit in channels]
+    with ExitStack() as stack:
+        trunks = [stack.enter_context(Trunk(model, (layer,), config, place)) for model in subjects]
+        draw, living = living_draw([(trunk, objective) for trunk in trunks], keys, config, transform)
+        parts = []
+        for number, trunk in enumerate(trunks):
+            report = _share(progress, number, len(trunks))
+            climbed = ascend(trunk, objective, draw, config, transform, report)
+            parts.append(replace(climbed, dead=climbed.dead | ~living[number]))
+        seen = [torch.stack([score_images(trunk, objective, part.images) for trunk in trunks], 1) for part in parts]
+    matches = tuple(alignment.indexer.match(layer, unit) for unit in channels)
+    digests = (alignment.digest_a, alignment.digest_b)
+    triplets = Triplets(layer, matches, *parts, torch.stack(seen, 1), config, alignment.method, digests)
+    _warn_of_dead(triplets)
+    return triplets
+
+
+def _alignment(
+    model_a: nn.Module, model_b: nn.Module, alignment: Alignment | None, data: Data | None, config: RenderConfig
+) -> Alignment:
+    """The one given, once it is known to belong to the models, or a new one."""
+    if alignment is not None:
+        alignment.check(model_a, model_b)
+        return alignment
+    first = next(model_a.parameters())
+    example = torch.rand(1, input_channels(model_a, config), *config.fed, dtype=first.dtype, device=first.device)
+    return align(model_a, model_b, example, "weights" if data is None else "activations", data)
+
+
+def _units(alignment: Alignment, layer: str, units: int | Sequence[int] | None) -> tuple[str, list[int]]:
+    """The layer's name and the units asked for, all known to exist."""
+    if units is None and layer not in alignment.indexer.layers:
+        spec = parse_units(layer)
+        layer, units = spec.layer, spec.channels
+    if units is None:
+        units = range(alignment.indexer.units(layer).width)
+    return layer, alignment.indexer.check(layer, list(units) if not isinstance(units, int) else units).tolist()
+
+
+def _share(progress: Callable[[int, int], None] | None, number: int, of: int) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, of * total)
+
+
+def _warn_of_dead(triplets: Triplets) -> None:
+    parts = zip(SUBJECTS, (triplets.a, triplets.b, triplets.merged), strict=True)
+    dead = [
+        f"{format_unit(triplets.layer, match.a)} in {name}"
+        for name, part in parts
+        for match, flag in zip(triplets.matches, part.dead.tolist(), strict=True)
+        if flag
+    ]
+    if dead:
+        shown = ", ".join(dead[:6]) + (f" and {len(dead) - 6} more" if len(dead) > 6 else "")
+        warnings.warn(
+            f"{shown}: no usable gradient from {triplets.config.restarts + 1} draws, the image means nothing there; "
+            "take the layer before the ReLU, or more restarts.",
+            stacklevel=3,
+        )
