@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from featviz.cli import arguments
 from featviz.files import check_writable, write_atomically
@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
     alignment = load_alignment(args.alignment)
     data = inputs.labelled(args, model_a, args.size)
     with inputs.bar("measuring") as progress:
-        curve = loss_barrier(model_a, model_b, alignment, data=data, points=args.points, progress=progress)
+        curve = loss_barrier(model_a, model_b, alignment, data=cast("Any", data), points=args.points, progress=progress)
     print(f"{'weight of B':>11} {'loss':>9} {'accuracy':>9}")
     for weight, loss, accuracy in zip(curve.weights, curve.losses, curve.accuracies, strict=True):
         print(f"{weight:11.3f} {loss:9.4f} {accuracy:7.2f} %")

@@ -13,8 +13,8 @@ from featviz.units import parse_units
 
 DESCRIPTION = """\
 Render units of A, of B permuted into A's order, and of the merged network, each row from one random start, into one
-PNG (and a JSON of what was rendered) per layer. What is not given is computed: the alignment by weight matching, the
-merge by averaging, repaired where there is --data.
+PNG (and a JSON of what was rendered) per layer. What is not given is computed: the alignment by weight matching, or
+with --data by activation matching; the merge by averaging, repaired where there is --data.
 """
 
 EXAMPLES = """\
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     rendering = parser.add_argument_group("rendering")
     add_rendering(rendering, arguments.DEFAULTS.render)
     arguments.add_channels(rendering)
-    data = arguments.add_data(parser, why="; for the repair of a merge that is not given")
+    data = arguments.add_data(parser, why="; for the matching and the repair that are not given")
     data.add_argument(
         "--data-size", type=arguments.size, metavar="PIXELS", help="side that the networks were trained with"
     )
@@ -97,13 +97,16 @@ def run(args: Namespace) -> None:
     model_a, model_b = inputs.pair(args)
     data = inputs.images(args, model_a, args.data_size)
     if args.alignment is None:
-        inputs.say("no --alignment: matching weights.")
+        method = "weights" if data is None else "activations"
+        inputs.say(f"no --alignment: matching {method}.")
         with inputs.bar("aligning") as progress:
             example = inputs.example_input(args, model_a, config.fed)
-            alignment = align(model_a, model_b, example, progress=progress)
+            alignment = align(model_a, model_b, example, method, data, progress=progress)
     else:
         alignment = load_alignment(args.alignment)
         alignment.check(model_a, model_b)
+    for layer, units in asked.items():
+        alignment.indexer.check(layer, units or [])
     if args.merged is None:
         repair = "none" if data is None else arguments.DEFAULTS.merge.repair
         inputs.say(f"no --merged: averaging A and B', repair {repair}.")

@@ -38,7 +38,11 @@ def bundled_pair() -> BundledPair:
     Raises:
         CheckpointError: this installation lacks a part of it.
     """
-    folder = Path(str(files("featviz.zoo"))) / "weights"
+    return read_pair(Path(str(files("featviz.zoo"))) / "weights")
+
+
+def read_pair(folder: Path) -> BundledPair:
+    """Read a pair from the files `PARTS` of a folder."""
     for part in PARTS:
         if not (folder / part).is_file():
             raise CheckpointError(f"the bundled pair lacks {folder / part}: install featviz again.")
