@@ -64,7 +64,7 @@ def _make(spec: str, maker: Callable[..., object], arguments: dict[str, object])
         raise ModelError(f"{spec}({given}) failed with {_told(error)}: change its arguments.") from error
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"{spec}({given}) made a {type(model).__name__}: give a callable that returns a torch.nn.Module."
+            f"{spec}({given}) gave an object of type {type(model).__name__}: give a callable that returns a torch.nn.Module."
         )
     return model
 

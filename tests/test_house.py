@@ -1,6 +1,8 @@
 """The house: which room may know which, read from the imports of every file."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +50,7 @@ PACKAGES = {
     "merge": {"torch", "numpy", "scipy", "safetensors"},
     "render": {"torch", "kornia", "numpy"},
 }
-STANDARD = set(__import__("sys").stdlib_module_names)
+STANDARD = set(sys.stdlib_module_names)
 
 
 def module_of(path: Path) -> str:
@@ -152,3 +154,14 @@ def test_nothing_is_unpickled():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "pickle.load", "pickle.loads"):
                 assert path.name == "checkpoints.py", path
+
+
+def test_public_functions_are_not_hidden_by_the_rooms_of_their_name():
+    script = """
+import featviz
+featviz.render_unit_triplet
+assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
+import featviz.align.groups, featviz.merge.average, featviz.render.single
+assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,290 @@
+"""The door: commands do the whole job, and every mistake is one sentence, exit code 2, and no trace on disk."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from featviz.cli import EXAMPLES, align, barrier, demo, info, main, merge, triplet
+from featviz.cli.arguments import Parser
+from featviz.config import RenderConfig
+
+NET = """
+from torch import nn
+
+def make(width=6, channels=3):
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2),
+    )
+
+def answer():
+    return 42
+"""
+ARCH = ["--arch", "tinynet:make"]
+SIZE = ["--size", "12"]
+PAIR = ["a.safetensors", "b.safetensors", *ARCH]
+FAST = ["--size", "16", "--steps", "2", "--restarts", "0", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a tiny architecture, two checkpoints, their alignment and merge, and images of two classes."""
+    folder = tmp_path_factory.mktemp("door")
+    (folder / "tinynet.py").write_text(NET)
+    random = np.random.default_rng(0)
+    for number in range(24):
+        path = folder / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(path)
+    space: dict = {}
+    exec(NET, space)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed, name in enumerate("ab"):
+            torch.manual_seed(seed)
+            save_file(space["make"]().state_dict(), f"{name}.safetensors")
+        assert main(["align", *PAIR, *SIZE, "--out", "ab.safetensors"]) == 0
+        assert (
+            main(["merge", *PAIR, *SIZE, "--alignment", "ab.safetensors", "--data", "data", "--out", "m.safetensors"])
+            == 0
+        )
+    return folder
+
+
+@pytest.fixture
+def here(made, monkeypatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def test_help_imports_neither_torch_nor_numpy():
+    script = """
+import sys
+from featviz.__main__ import main
+for command in ([], ["demo"], ["align"], ["merge"], ["barrier"], ["triplet"], ["info"]):
+    try:
+        main([*command, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+assert not {"torch", "numpy", "PIL"} & set(sys.modules), sorted(sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.count("usage: featviz") == 7
+    assert shown.count("examples:") == 6
+
+
+def test_every_example_in_the_help_parses(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    commands = (demo, align, merge, barrier, triplet, info)
+    parser = Parser(prog="featviz")
+    known = parser.add_subparsers()
+    for command in commands:
+        command.add(known)
+    for text in (EXAMPLES, *(command.EXAMPLES for command in commands)):
+        lines = re.findall(r"^  featviz (.+)$", re.sub(r"\s*\\\n\s*", " ", text), flags=re.MULTILINE)
+        assert len(lines) >= 2
+        for line in lines:
+            parser.parse_args(re.split(r"\s{3,}", line)[0].split())
+
+
+def test_defaults_are_those_of_the_configuration(here):
+    parser = Parser(prog="featviz")
+    triplet.add(parser.add_subparsers())
+    args = parser.parse_args(["triplet", *PAIR, "--units", "3"])
+    assert triplet.render_config(args) == RenderConfig()
+
+
+def test_info_names_groups_layers_and_what_is_fixed(here, capsys):
+    assert main(["info", "a.safetensors", *ARCH, *SIZE]) == 0
+    shown = capsys.readouterr().out
+    assert "2 groups of interchangeable units" in shown
+    assert "0: 6 units, seen at 0, 1, 2" in " ".join(shown.split())
+    assert "8=2(2 fixed)" in shown
+    assert "8.weight axis 0" in shown
+
+
+@pytest.mark.parametrize("method", [["weights"], ["activations", "--data", "data"]])
+def test_align_writes_an_alignment_of_the_two(here, tmp_path, capsys, method):
+    assert main(["align", *PAIR, *SIZE, "--method", *method, "--out", str(tmp_path / "ab.safetensors")]) == 0
+    assert "2 groups" in capsys.readouterr().out
+    arguments = [*PAIR, *SIZE, "--alignment", str(tmp_path / "ab.safetensors"), "--weight", "1", "--repair", "none"]
+    assert main(["merge", *arguments, "--out", str(tmp_path / "b.safetensors")]) == 0
+    permuted, original = load_file(tmp_path / "b.safetensors")["0.bias"], load_file("b.safetensors")["0.bias"]
+    assert torch.equal(permuted.sort()[0], original.sort()[0])
+
+
+def test_merge_repairs_statistics_on_data(here):
+    merged, a = load_file("m.safetensors"), load_file("a.safetensors")
+    assert merged.keys() == a.keys()
+    assert not torch.equal(merged["1.running_var"], a["1.running_var"])
+
+
+def test_barrier_prints_a_table_and_writes_json(here, tmp_path, capsys):
+    out = tmp_path / "deep" / "barrier.json"
+    arguments = ["--alignment", "ab.safetensors", "--data", "data", "--points", "3", "--out", str(out)]
+    assert main(["barrier", *PAIR, *SIZE, *arguments]) == 0
+    numbers = json.loads(out.read_text())
+    assert numbers["weights"] == [0.0, 0.5, 1.0]
+    assert numbers["images"] == 24
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_triplet_writes_a_grid_and_a_record_per_layer(here, tmp_path, capsys):
+    given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", str(tmp_path / "g")]
+    assert main(["triplet", *PAIR, *FAST, *given, "--units", "4:0,3", "--units", "4:1", "--units", "8"]) == 0
+    assert sorted(path.name for path in (tmp_path / "g").iterdir()) == ["4.json", "4.png", "8.json", "8.png"]
+    assert [unit["a"] for unit in json.loads((tmp_path / "g" / "4.json").read_text())["units"]] == [0, 3, 1]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "g" / "4.png"), str(tmp_path / "g" / "8.png")]
+
+
+def test_triplet_computes_what_is_not_given_and_says_so(here, tmp_path, capsys):
+    data = ["--data", "data", "--data-size", "12"]
+    assert main(["triplet", *PAIR, *FAST, *data, "--units", "4:0", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert "matching activations" in said
+    assert "averaging A and B', repair auto" in said
+
+
+def test_module_prefixes_are_stripped_and_said(here, tmp_path, capsys):
+    torch.save({f"module.{key}": value for key, value in load_file("a.safetensors").items()}, tmp_path / "a.pt")
+    assert main(["info", str(tmp_path / "a.pt"), *ARCH, *SIZE]) == 0
+    assert "stripped 'module.'" in capsys.readouterr().err
+
+
+ALIGN = ["align", *PAIR, *SIZE, "--out", "new.safetensors"]
+TRIPLET = ["triplet", *PAIR, *FAST, "--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", "new"]
+MERGE = ["merge", *PAIR, *SIZE, "--alignment", "ab.safetensors", "--out", "new.safetensors"]
+BARRIER = ["barrier", *PAIR, *SIZE, "--alignment", "ab.safetensors", "--out", "new.json"]
+
+
+def swap(command: list[str], **words: str) -> list[str]:
+    """The command with some of its words replaced; underscores in a name stand for dots."""
+    return [words.get(word.replace(".", "_").lstrip("-"), word) for word in command]
+
+
+MISTAKES = {
+    "no command": ([], ["COMMAND", "featviz --help"]),
+    "unknown command": (["aling"], ["aling", "align"]),
+    "no output": (ALIGN[:-2], ["--out", "featviz align --help"]),
+    "no number": ([*ALIGN, "--size", "big"], ["--size", "'big'", "64"]),
+    "unknown layer": ([*TRIPLET, "--units", "5.conv:1"], ["5.conv"]),
+    "no spec": ([*TRIPLET, "--units", "4:x"], ["'x'", "0-15"]),
+    "unit out of range": ([*TRIPLET, "--units", "4:0,6"], ["4", "unit 6", "0 to 5"]),
+    "range in a second layer": ([*TRIPLET, "--units", "4:0", "--units", "8:2"], ["8", "unit 2", "0 to 1"]),
+    "image too small": ([*swap(TRIPLET, **{"16": "3"}), "--units", "4:0"], ["3 x 3", "larger size"]),
+    "steps out of range": ([*TRIPLET, "--units", "4:0", "--steps", "-1"], ["steps is -1", "0"]),
+    "unknown precision": ([*TRIPLET, "--units", "4:0", "--precision", "half"], ["'half'", "bfloat16"]),
+    "data without size": ([*TRIPLET, "--units", "4:0", "--data", "data"], ["--data-size"]),
+    "missing file": (swap(ALIGN, b_safetensors="absent.pt"), ["absent.pt", "does not exist"]),
+    "other keys": (swap(ALIGN, b_safetensors="keys.pt"), ["keys.pt", "1 missing key (0.bias)", "2 extra keys"]),
+    "other width": (swap(ALIGN, b_safetensors="wide.pt"), ["wide.pt", "0.weight", "(8, 3, 3, 3)", "(6, 3, 3, 3)"]),
+    "pickle": (swap(ALIGN, b_safetensors="pickle.pt"), ["pickle.pt", "Path", "does not unpickle"]),
+    "cut off": (swap(ALIGN, b_safetensors="cut.safetensors"), ["cut.safetensors", "cut off"]),
+    "NaN": (swap(ALIGN, b_safetensors="nan.pt"), ["nan.pt", "NaN", "3.weight"]),
+    "unknown architecture": ([*ALIGN, "--arch", "resnet19"], ["resnet19", "resnet18"]),
+    "unknown zoo width": ([*ALIGN, "--arch", "resnet21-x2"], ["resnet21"]),
+    "unknown module": ([*ALIGN, "--arch", "nonet:make"], ["'nonet'", "package.module:callable"]),
+    "unknown callable": ([*ALIGN, "--arch", "tinynet:mace"], ["'mace'", "make"]),
+    "no network": ([*ALIGN, "--arch", "tinynet:answer"], ["int", "torch.nn.Module"]),
+    "wrong argument": ([*ALIGN, "--arch-arg", "depth=3"], ["depth=3", "TypeError"]),
+    "no argument": ([*ALIGN, "--arch-arg", "depth"], ["'depth'", "key=value"]),
+    "input too small": ([*ALIGN, "--size", "3"], ["(1, 3, 3, 3)"]),
+    "wrong channels": ([*ALIGN, "--channels", "1"], ["(1, 1, 12, 12)"]),
+    "no such device": ([*ALIGN, "--device", "cuda:99"], ["cuda:99", "is not there"]),
+    "no device": ([*ALIGN, "--device", "gpu"], ["'gpu'", "cuda"]),
+    "activations without data": ([*ALIGN, "--method", "activations"], ["--data"]),
+    "no data": ([*ALIGN, "--method", "activations", "--data", "absent"], ["absent", "is no folder"]),
+    "alignment of others": ([*swap(MERGE, b_safetensors="a.safetensors"), "--repair", "none"], ["digest", "model B"]),
+    "alignment of others in a triplet": (
+        [*swap(TRIPLET, b_safetensors="a.safetensors"), "--units", "4:0"], ["digest", "model B"],
+    ),
+    "no alignment": ([*swap(MERGE, ab_safetensors="a.safetensors"), "--repair", "none"], ["no alignment"]),
+    "alignment missing": ([*swap(MERGE, ab_safetensors="x.safetensors"), "--repair", "none"], ["x.safetensors"]),
+    "repair without data": (MERGE, ["--data", "--repair none"]),
+    "weight": ([*MERGE, "--weight", "1.5", "--repair", "none"], ["1.5", "0", "1"]),
+    "one point": ([*BARRIER, "--data", "data", "--points", "1"], ["1"]),
+    "no labels": ([*BARRIER, "--data", "data/a"], ["data/a", "labels"]),
+    "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
+    "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),
+    "gallery in a file": ([*TRIPLET, "--units", "4:0", "--out", "tinynet.py"], ["tinynet.py", "cannot be written"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def mistaken(here) -> Path:
+    """The folder with files that are wrong in one way each."""
+    good = load_file("b.safetensors")
+    keys = {("head.bias" if key == "0.bias" else key): value for key, value in good.items()}
+    torch.save(keys | {"head.weight": good["8.bias"]}, "keys.pt")
+    torch.save(
+        {key: torch.cat([value] * 2)[:8] if value.ndim == 4 else value for key, value in good.items()}, "wide.pt"
+    )
+    torch.save(good | {"path": Path("x")}, "pickle.pt")
+    torch.save(good | {"3.weight": good["3.weight"] * float("nan")}, "nan.pt")
+    Path("cut.safetensors").write_bytes(Path("b.safetensors").read_bytes()[:-20])
+    return here
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(mistaken, capsys, name):
+    arguments, parts = MISTAKES[name]
+    before = files(mistaken)
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = [line for line in shown.err.splitlines() if not line.startswith("featviz: no --")]
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("featviz: ")
+    assert lines[0].endswith((".", "?"))
+    assert all(part in lines[0] for part in parts), lines[0]
+    assert files(mistaken) == before
+
+
+def test_a_mistake_has_no_traceback_and_exit_code_2_in_a_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "featviz", "info", "absent.pt", "--arch", "resnet20-x1"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "featviz: absent.pt does not exist: give a .safetensors or .pt file.\n"
+
+
+def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
+    from featviz.align import alignment
+
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alignment, "align", interrupted)
+    before = files(here)
+    assert main(ALIGN) == 130
+    assert capsys.readouterr().err == "featviz: stopped\n"
+    assert files(here) == before
+
+
+def test_a_warning_is_a_line_and_not_a_stack(here, monkeypatch, tmp_path, capsys):
+    from featviz.align import alignment
+
+    original = alignment.align
+
+    def warned(*args, **settings):
+        warnings.warn("unit 3 is dead", stacklevel=2)
+        return original(*args, **settings)
+
+    monkeypatch.setattr(alignment, "align", warned)
+    assert main([*ALIGN[:-1], str(tmp_path / "ab.safetensors")]) == 0
+    assert "featviz: note: unit 3 is dead\n" in capsys.readouterr().err
