@@ -7,47 +7,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featviz.align.alignment import Alignment as Alignment
-    from featviz.align.alignment import align as align
-    from featviz.align.alignment import load_alignment as load_alignment
-    from featviz.align.groups import Group as Group
-    from featviz.align.groups import PermutationGroups as PermutationGroups
-    from featviz.align.groups import permutation_groups as permutation_groups
-    from featviz.align.indexer import UnitIndexer as UnitIndexer
-    from featviz.align.indexer import UnitMatch as UnitMatch
+    from featviz.algebra.alignment import Alignment as Alignment
+    from featviz.algebra.alignment import align as align
+    from featviz.algebra.alignment import load_alignment as load_alignment
+    from featviz.algebra.groups import Group as Group
+    from featviz.algebra.groups import PermutationGroups as PermutationGroups
+    from featviz.algebra.groups import permutation_groups as permutation_groups
+    from featviz.algebra.indexer import UnitIndexer as UnitIndexer
+    from featviz.algebra.indexer import UnitMatch as UnitMatch
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
-    from featviz.merge.average import merge as merge
-    from featviz.merge.barrier import LossBarrier as LossBarrier
-    from featviz.merge.barrier import evaluate as evaluate
-    from featviz.merge.barrier import loss_barrier as loss_barrier
-    from featviz.render.ascent import Renderings as Renderings
-    from featviz.render.color import color_matrix as color_matrix
-    from featviz.render.single import render as render
+    from featviz.merging.average import merge as merge
+    from featviz.merging.barrier import LossBarrier as LossBarrier
+    from featviz.merging.barrier import evaluate as evaluate
+    from featviz.merging.barrier import loss_barrier as loss_barrier
+    from featviz.picture.ascent import Renderings as Renderings
+    from featviz.picture.color import color_matrix as color_matrix
+    from featviz.picture.single import render as render
     from featviz.triplet import Triplets as Triplets
     from featviz.triplet import render_unit_triplet as render_unit_triplet
     from featviz.zoo.pair import bundled_pair as bundled_pair
 
 _HOME = {
-    "Alignment": "featviz.align.alignment",
+    "Alignment": "featviz.algebra.alignment",
     "FeatvizError": "featviz.errors",
-    "Group": "featviz.align.groups",
-    "LossBarrier": "featviz.merge.barrier",
-    "PermutationGroups": "featviz.align.groups",
+    "Group": "featviz.algebra.groups",
+    "LossBarrier": "featviz.merging.barrier",
+    "PermutationGroups": "featviz.algebra.groups",
     "RenderConfig": "featviz.config",
-    "Renderings": "featviz.render.ascent",
+    "Renderings": "featviz.picture.ascent",
     "Triplets": "featviz.triplet",
-    "UnitIndexer": "featviz.align.indexer",
-    "UnitMatch": "featviz.align.indexer",
-    "align": "featviz.align.alignment",
+    "UnitIndexer": "featviz.algebra.indexer",
+    "UnitMatch": "featviz.algebra.indexer",
+    "align": "featviz.algebra.alignment",
     "bundled_pair": "featviz.zoo.pair",
-    "color_matrix": "featviz.render.color",
-    "evaluate": "featviz.merge.barrier",
-    "load_alignment": "featviz.align.alignment",
-    "loss_barrier": "featviz.merge.barrier",
-    "merge": "featviz.merge.average",
-    "permutation_groups": "featviz.align.groups",
-    "render": "featviz.render.single",
+    "color_matrix": "featviz.picture.color",
+    "evaluate": "featviz.merging.barrier",
+    "load_alignment": "featviz.algebra.alignment",
+    "loss_barrier": "featviz.merging.barrier",
+    "merge": "featviz.merging.average",
+    "permutation_groups": "featviz.algebra.groups",
+    "render": "featviz.picture.single",
     "render_unit_triplet": "featviz.triplet",
 }
 

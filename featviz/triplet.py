@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from featviz.align.alignment import Alignment, align
-from featviz.align.indexer import UnitMatch
+from featviz.algebra.alignment import Alignment, align
+from featviz.algebra.indexer import UnitMatch
 from featviz.batches import Data
 from featviz.checkpoints import check_finite, check_same_architecture
 from featviz.config import RenderConfig
 from featviz.files import write_atomically
 from featviz.gallery.grid import Cell, Row, grid, save_png
-from featviz.merge.average import merge
-from featviz.render import Renderings, Trunk, ascend, channel, living_draw, resolve_device, score_images
-from featviz.render.statistics import input_channels
+from featviz.merging.average import merge
+from featviz.picture import Renderings, Trunk, ascend, channel, living_draw, resolve_device, score_images
+from featviz.picture.statistics import input_channels
 from featviz.units import format_unit, parse_units
 
 SUBJECTS = ("A", "B'", "merged")

@@ -264,7 +264,7 @@ def test_a_mistake_has_no_traceback_and_exit_code_2_in_a_shell(tmp_path):
 
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
-    from featviz.align import alignment
+    from featviz.algebra import alignment
 
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
@@ -277,7 +277,7 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
 
 
 def test_a_warning_is_a_line_and_not_a_stack(here, monkeypatch, tmp_path, capsys):
-    from featviz.align import alignment
+    from featviz.algebra import alignment
 
     original = alignment.align
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 WORDS = {"errors", "config", "units", "files"}
 ALGEBRA = WORDS | {"batches", "checkpoints"}
 PICTURE = WORDS | {"batches"}
-BELOW_THE_DOOR = ALGEBRA | {"images", "render", "align", "merge", "zoo", "architectures", "triplet", "gallery"}
+BELOW_THE_DOOR = ALGEBRA | {"images", "picture", "algebra", "merging", "zoo", "architectures", "triplet", "gallery"}
 
 # room -> rooms that its files may import besides those of the room itself
 MAY_KNOW = {
@@ -25,13 +25,13 @@ MAY_KNOW = {
     "batches": WORDS,
     "checkpoints": WORDS,
     "images": WORDS,
-    "render": PICTURE,
-    "align": ALGEBRA,
-    "merge": ALGEBRA | {"align"},
+    "picture": PICTURE,
+    "algebra": ALGEBRA,
+    "merging": ALGEBRA | {"algebra"},
     "zoo": {"errors", "checkpoints"},
     "architectures": {"errors", "zoo"},
     "gallery": WORDS,
-    "triplet": ALGEBRA | {"render", "align", "merge", "gallery"},
+    "triplet": ALGEBRA | {"picture", "algebra", "merging", "gallery"},
     "cli": BELOW_THE_DOOR | {"featviz"},
     "__main__": {"cli"},
     "featviz": BELOW_THE_DOOR,
@@ -46,9 +46,9 @@ PACKAGES = {
     "gallery": {"PIL", "numpy"},
     "checkpoints": {"torch", "safetensors"},
     "zoo": {"torch"},
-    "align": {"torch", "numpy", "scipy", "safetensors"},
-    "merge": {"torch", "numpy", "scipy", "safetensors"},
-    "render": {"torch", "kornia", "numpy"},
+    "algebra": {"torch", "numpy", "scipy", "safetensors"},
+    "merging": {"torch", "numpy", "scipy", "safetensors"},
+    "picture": {"torch", "kornia", "numpy"},
 }
 STANDARD = set(sys.stdlib_module_names)
 
@@ -59,7 +59,7 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """`featviz.align.groups` -> `align`; the package itself is the room `featviz`."""
+    """`featviz.algebra.groups` -> `algebra`; the package itself is the room `featviz`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "featviz"
 
@@ -125,8 +125,8 @@ def test_files_form_no_circle():
 
 
 def test_pictures_and_permutations_never_meet_on_their_floor():
-    assert "align" not in MAY_KNOW["render"]
-    assert "render" not in MAY_KNOW["align"] | MAY_KNOW["merge"]
+    assert "algebra" not in MAY_KNOW["picture"]
+    assert "picture" not in MAY_KNOW["algebra"] | MAY_KNOW["merging"]
 
 
 def test_no_file_needs_an_empty_name():
@@ -161,7 +161,7 @@ def test_public_functions_are_not_hidden_by_the_rooms_of_their_name():
 import featviz
 featviz.render_unit_triplet
 assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
-import featviz.align.groups, featviz.merge.average, featviz.render.single
+import featviz.algebra.groups, featviz.merging.average, featviz.picture.single
 assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError, UnitError
-from featviz.render import (
+from featviz.picture import (
     Objective,
     Trunk,
     alive,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from lucent.optvis import objectives as lucent
 
 from featviz.errors import RenderError, UnitError
-from featviz.render import channel, deepdream, direction, diversity, from_callable, logit, neuron
+from featviz.picture import channel, deepdream, direction, diversity, from_callable, logit, neuron
 
 
 @pytest.fixture

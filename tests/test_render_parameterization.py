@@ -9,7 +9,7 @@ from lucent.optvis.param.spatial import fft_image
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.render import IMAGENET_MATRIX, Fourier, Pixel, color_matrix, draw, parameterization, recorrelate
+from featviz.picture import IMAGENET_MATRIX, Fourier, Pixel, color_matrix, draw, parameterization, recorrelate
 
 
 def by_numpy(spectrum: np.ndarray, size: tuple[int, int], decay: float, matrix: np.ndarray | None) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.render import warp
+from featviz.picture import warp
 
 NEUTRAL = [0.0, 0.0, 1.0, 0.0]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, ModelError, RenderError, UnitError
-from featviz.render import Trunk, input_channels, input_statistics, recorded_layers, resolve_device
+from featviz.picture import Trunk, input_channels, input_statistics, recorded_layers, resolve_device
 from featviz.zoo.resnet import CifarResNet
 
 FLOAT32 = RenderConfig(size=8, precision="float32")

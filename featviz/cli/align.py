@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
     if args.method == "activations" and args.data is None:
         raise DataError("--method activations compares answers to images: give --data FOLDER.")
     check_writable(args.out)
-    from featviz.align.alignment import align
+    from featviz.algebra.alignment import align
     from featviz.cli import inputs
 
     model_a, model_b = inputs.pair(args)

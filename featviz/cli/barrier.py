@@ -40,9 +40,9 @@ def add(commands: Any) -> None:
 def run(args: Namespace) -> None:
     if args.out is not None:
         check_writable(args.out)
-    from featviz.align.alignment import load_alignment
+    from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
-    from featviz.merge.barrier import loss_barrier
+    from featviz.merging.barrier import loss_barrier
 
     model_a, model_b = inputs.pair(args)
     alignment = load_alignment(args.alignment)

@@ -15,8 +15,8 @@ from featviz.checkpoints import check_same_architecture, load_into
 from featviz.config import RenderConfig
 from featviz.errors import DataError
 from featviz.images import ImageFolderBatches
-from featviz.render.single import resolve_device
-from featviz.render.statistics import input_channels, input_statistics
+from featviz.picture.single import resolve_device
+from featviz.picture.statistics import input_channels, input_statistics
 
 
 def network(args: Namespace, path: Path | None) -> nn.Module:

@@ -55,9 +55,9 @@ def run(args: Namespace) -> None:
     from safetensors.torch import save_file
     from torch import contiguous_format
 
-    from featviz.align.alignment import load_alignment
+    from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
-    from featviz.merge.average import merge
+    from featviz.merging.average import merge
 
     model_a, model_b = inputs.pair(args)
     alignment = load_alignment(args.alignment)

@@ -89,9 +89,9 @@ def run(args: Namespace) -> None:
     asked = _by_layer(args.units)
     for layer in asked:
         check_writable(picture(args.out, layer))
-    from featviz.align.alignment import align, load_alignment
+    from featviz.algebra.alignment import align, load_alignment
     from featviz.cli import inputs
-    from featviz.merge.average import merge
+    from featviz.merging.average import merge
     from featviz.triplet import render_unit_triplet
 
     model_a, model_b = inputs.pair(args)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.align.groups import Group, GroupAxis, Index, PermutationGroups
-from featviz.align.matching import Floats, Matching, assign, scores_of
-from featviz.align.permutation import axis_indices, gather
+from featviz.algebra.groups import Group, GroupAxis, Index, PermutationGroups
+from featviz.algebra.matching import Floats, Matching, assign, scores_of
+from featviz.algebra.permutation import axis_indices, gather
 from featviz.config import AlignConfig
 
 VECTOR_WEIGHT = 0.1  # root mean square of a normalised bias, scale or shift; filters have norm 1

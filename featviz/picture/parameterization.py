@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.config import RenderConfig
-from featviz.render.color import IMAGENET_MATRIX, recorrelate
+from featviz.picture.color import IMAGENET_MATRIX, recorrelate
 
 MAGIC = 4.0  # Lucid's divisor of the inverse transform: less saturation
 

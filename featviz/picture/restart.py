@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.render.ascent import Transform, alive
-from featviz.render.draw import Draw, draw
-from featviz.render.objectives import Objective
-from featviz.render.trunk import Trunk
+from featviz.picture.ascent import Transform, alive
+from featviz.picture.draw import Draw, draw
+from featviz.picture.objectives import Objective
+from featviz.picture.trunk import Trunk
 
 
 def living_draw(

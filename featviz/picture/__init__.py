@@ -1,9 +1,9 @@
 """The picture room: from a network and a question to an image. It knows nothing of permutations."""
 
-from featviz.render.ascent import Renderings, alive, ascend, score_images
-from featviz.render.color import IMAGENET_MATRIX, color_matrix, recorrelate
-from featviz.render.draw import Draw, draw
-from featviz.render.objectives import (
+from featviz.picture.ascent import Renderings, alive, ascend, score_images
+from featviz.picture.color import IMAGENET_MATRIX, color_matrix, recorrelate
+from featviz.picture.draw import Draw, draw
+from featviz.picture.objectives import (
     Objective,
     channel,
     deepdream,
@@ -13,12 +13,12 @@ from featviz.render.objectives import (
     logit,
     neuron,
 )
-from featviz.render.parameterization import Fourier, Pixel, as_lucent_param, parameterization
-from featviz.render.restart import living_draw
-from featviz.render.robustness import warp
-from featviz.render.single import layer_width, render, resolve_device
-from featviz.render.statistics import input_channels, input_statistics
-from featviz.render.trunk import Trunk, recorded_layers, resolve_layer
+from featviz.picture.parameterization import Fourier, Pixel, as_lucent_param, parameterization
+from featviz.picture.restart import living_draw
+from featviz.picture.robustness import warp
+from featviz.picture.single import layer_width, render, resolve_device
+from featviz.picture.statistics import input_channels, input_statistics
+from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer
 
 __all__ = [
     "IMAGENET_MATRIX",

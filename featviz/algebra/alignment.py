@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from featviz.align.activation_matching import match_activations
-from featviz.align.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned, permutation_groups
-from featviz.align.indexer import UnitIndexer
-from featviz.align.matching import Floats, Matching
-from featviz.align.permutation import permute_module
-from featviz.align.weight_matching import match_weights
+from featviz.algebra.activation_matching import match_activations
+from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned, permutation_groups
+from featviz.algebra.indexer import UnitIndexer
+from featviz.algebra.matching import Floats, Matching
+from featviz.algebra.permutation import permute_module
+from featviz.algebra.weight_matching import match_weights
 from featviz.batches import Data
 from featviz.checkpoints import check_finite, check_same_architecture, digest
 from featviz.config import AlignConfig

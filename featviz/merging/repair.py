@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featviz.align.groups import LayerUnits
+from featviz.algebra.groups import LayerUnits
 from featviz.batches import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, RenderError, UnitError
-from featviz.render.ascent import Progress, Renderings, Transform, ascend
-from featviz.render.objectives import Objective, as_objective, channel, units_first
-from featviz.render.restart import living_draw
-from featviz.render.trunk import Trunk, recorded_layers, resolve_layer
+from featviz.picture.ascent import Progress, Renderings, Transform, ascend
+from featviz.picture.objectives import Objective, as_objective, channel, units_first
+from featviz.picture.restart import living_draw
+from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer
 from featviz.units import format_unit, parse_units
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]

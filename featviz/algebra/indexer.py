@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from featviz.align.groups import Group, Index, LayerUnits, PermutationGroups
-from featviz.align.matching import Matching
+from featviz.algebra.groups import Group, Index, LayerUnits, PermutationGroups
+from featviz.algebra.matching import Matching
 from featviz.errors import UnitError, near_names
 from featviz.units import format_unit
 

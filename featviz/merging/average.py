@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from featviz.align.alignment import Alignment
+from featviz.algebra.alignment import Alignment
 from featviz.batches import Data
 from featviz.config import MergeConfig
 from featviz.errors import AlignmentError
-from featviz.merge.repair import has_batchnorm, repair_channels, reset_batchnorm
+from featviz.merging.repair import has_batchnorm, repair_channels, reset_batchnorm
 
 REPAIRS = ("auto", "none", "batchnorm", "repair")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.align.groups import Group, GroupAxis, Index
+from featviz.algebra.groups import Group, GroupAxis, Index
 
 AxisIndex = dict[tuple[str, int, int | None, int], Index]  # parameter, axis, block, number of blocks
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from featviz.align.labels import FIXED, Factors, Propagation, tensors_of, varies
+from featviz.algebra.labels import FIXED, Factors, Propagation, tensors_of, varies
 
 aten = torch.ops.aten
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.render.draw import Draw
-from featviz.render.objectives import Objective
-from featviz.render.parameterization import parameterization
-from featviz.render.robustness import affine_matrices, neutral_row, warp, warp_by
-from featviz.render.trunk import Trunk
+from featviz.picture.draw import Draw
+from featviz.picture.objectives import Objective
+from featviz.picture.parameterization import parameterization
+from featviz.picture.robustness import affine_matrices, neutral_row, warp, warp_by
+from featviz.picture.trunk import Trunk
 
 Transform = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from featviz.align.groups import Index
+from featviz.algebra.groups import Index
 from featviz.errors import AlignmentError
 
 Floats = NDArray[np.float64]

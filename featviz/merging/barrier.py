@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz.align.alignment import Alignment
+from featviz.algebra.alignment import Alignment
 from featviz.batches import Data, device_of
 from featviz.config import MergeConfig
 from featviz.errors import AlignmentError
-from featviz.merge.average import merge
+from featviz.merging.average import merge
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
-from featviz.render.statistics import input_channels, input_statistics
+from featviz.picture.statistics import input_channels, input_statistics
 
 
 class _Reached(BaseException):

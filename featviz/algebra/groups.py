@@ -16,8 +16,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from featviz.align.labels import FIXED, Site, SlotAxis, Trace, tensors_of, trace_labels, varies
-from featviz.align.operators import propagate
+from featviz.algebra.labels import FIXED, Site, SlotAxis, Trace, tensors_of, trace_labels, varies
+from featviz.algebra.operators import propagate
 from featviz.errors import AlignmentError, ModelError
 
 Index = NDArray[np.int64]
@@ -295,7 +295,7 @@ def _wrong_groups(
 
 def relative_error(model: nn.Module, inputs: tuple, groups: list[Group], generator: torch.Generator) -> float:
     """Largest change of any output under one random permutation per group, over the output's largest value."""
-    from featviz.align.permutation import permute_module
+    from featviz.algebra.permutation import permute_module
 
     perms = {group.name: torch.randperm(group.size, generator=generator).numpy() for group in groups}
     with torch.no_grad():

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.align.groups import Index, LayerUnits, PermutationGroups
-from featviz.align.labels import tensors_of
-from featviz.align.matching import Floats, Matching, assign, scores_of
+from featviz.algebra.groups import Index, LayerUnits, PermutationGroups
+from featviz.algebra.labels import tensors_of
+from featviz.algebra.matching import Floats, Matching, assign, scores_of
 from featviz.batches import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
 

@@ -1,0 +1,142 @@
+"""P6 and the repairs: the ends of the line are A and B', statistics are what a plain pass over the data says."""
+
+import copy
+
+import pytest
+import torch
+from networks import TinyCNN, TinyResNet, seeded
+from torch import nn
+from torch.nn import functional as F
+
+import featviz
+from featviz.errors import AlignmentError
+from featviz.merging.repair import repair_channels, reset_batchnorm
+
+EXAMPLE = torch.rand(1, 3, 8, 8)
+DATA = [torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+LABELLED = [(x, torch.arange(16) % 4) for x in DATA]
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    return seeded(TinyResNet, 0), seeded(TinyResNet, 1)
+
+
+def test_weight_0_is_a_and_weight_1_is_permuted_b(pair):
+    alignment = featviz.align(*pair, EXAMPLE)
+    assert equal(featviz.merge(*pair, alignment, weight=0, data=DATA), pair[0])
+    assert equal(featviz.merge(*pair, alignment, weight=1, data=DATA), alignment.permute(pair[1]))
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.5])
+def test_a_network_merged_with_itself_is_itself(pair, weight):
+    alignment = featviz.align(pair[0], pair[0], EXAMPLE)
+    assert equal(featviz.merge(pair[0], pair[0], alignment, weight=weight), pair[0])
+
+
+def test_a_merge_is_the_plain_average_in_the_basis_of_a(pair):
+    alignment = featviz.align(*pair, EXAMPLE)
+    merged = featviz.merge(*pair, alignment, weight=0.25).state_dict()
+    permuted = alignment.permute(pair[1]).state_dict()
+    for name, tensor in pair[0].state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(merged[name], 0.75 * tensor + 0.25 * permuted[name])
+
+
+def test_counters_are_never_averaged(pair):
+    pair[0].bn1.num_batches_tracked.fill_(7)
+    pair[1].bn1.num_batches_tracked.fill_(100)
+    assert featviz.merge(*pair, None).bn1.num_batches_tracked == 7
+
+
+def test_the_callers_models_are_untouched(pair):
+    before = [copy.deepcopy(model.state_dict()) for model in pair]
+    pair[0].train()
+    alignment = featviz.align(*pair, EXAMPLE)
+    featviz.merge(*pair, alignment, data=DATA)
+    for model, state in zip(pair, before, strict=True):
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert pair[0].training
+
+
+def test_reset_statistics_are_those_of_all_data_at_once(pair):
+    """One batch of everything, by torch's own training mode, is the plain reference."""
+    together = torch.cat(DATA)
+    model, reference = copy.deepcopy(pair[0]), copy.deepcopy(pair[0])
+    reset_batchnorm(model, [together])
+    for norm in (reference.bn1, reference.bn2):
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        reference(together)
+    for name in ("bn1", "bn2"):
+        ours, theirs = getattr(model, name), getattr(reference, name)
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-5, atol=1e-6)
+
+
+def test_reset_statistics_pool_all_batches_not_the_last(pair):
+    model = copy.deepcopy(pair[0])
+    reset_batchnorm(model, [x * (1 + n) for n, x in enumerate(DATA)])
+    with torch.no_grad():
+        seen = torch.cat([model.conv1(x * (1 + n)) for n, x in enumerate(DATA)])
+    torch.testing.assert_close(model.bn1.running_var, seen.var((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.bn1.running_mean, seen.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_repaired_layers_have_the_average_mean_and_deviation_of_their_parents():
+    a, b = seeded(TinyCNN, 0), seeded(TinyCNN, 1)
+    merged = featviz.merge(a, b, None)
+    repair_channels(merged, a, b, 0.5, [torch.cat(DATA)])
+
+    def moments(model, layer):
+        x = torch.cat(DATA)
+        with torch.no_grad():
+            h = model.conv1(x) if layer == 1 else model.conv2(F.relu(model.conv1(x)))
+        return h.mean((0, 2, 3)), h.std((0, 2, 3), correction=0)
+
+    for layer in (1, 2):
+        for ours, x, y in zip(*(moments(m, layer) for m in (merged, a, b)), strict=True):
+            torch.testing.assert_close(ours, (x + y) / 2, rtol=1e-4, atol=1e-5)
+    assert torch.equal(merged.fc.weight, (a.fc.weight + b.fc.weight) / 2)
+
+
+def test_the_repair_fits_the_network(pair):
+    cnn = seeded(TinyCNN, 0)
+    with pytest.raises(AlignmentError, match="use repair='repair'"):
+        featviz.merge(cnn, cnn, None, repair="batchnorm", data=DATA)
+    with pytest.raises(AlignmentError, match="give data"):
+        featviz.merge(*pair, None, repair="batchnorm")
+    with pytest.raises(AlignmentError, match="between 0"):
+        featviz.merge(*pair, None, weight=1.5)
+    with pytest.raises(AlignmentError, match="there is no repair 'magic'"):
+        featviz.merge(*pair, None, repair="magic")
+    with pytest.raises(AlignmentError, match="yielded no batch"):
+        featviz.merge(*pair, None, repair="batchnorm", data=iter([]))
+
+
+def test_the_barrier_is_the_rise_above_the_straight_line():
+    a, b = seeded(TinyCNN, 0), seeded(TinyCNN, 1)
+    curve = featviz.loss_barrier(a, b, None, LABELLED, points=5)
+    assert curve.weights == (0, 0.25, 0.5, 0.75, 1)
+    line = [(1 - w) * curve.losses[0] + w * curve.losses[-1] for w in curve.weights]
+    assert curve.barrier == pytest.approx(max(x - y for x, y in zip(curve.losses, line, strict=True)))
+    assert curve.losses[0] == pytest.approx(featviz.evaluate(a, LABELLED)[0])
+    same = featviz.loss_barrier(a, a, None, LABELLED, points=3)
+    assert same.barrier == pytest.approx(0, abs=1e-6)
+
+
+def test_the_barrier_says_what_data_it_needs():
+    a = seeded(TinyCNN, 0)
+    with pytest.raises(AlignmentError, match="needs labels"):
+        featviz.loss_barrier(a, a, None, DATA)
+    with pytest.raises(AlignmentError, match="serves only once"):
+        featviz.loss_barrier(a, a, None, iter(LABELLED))
+    with pytest.raises(AlignmentError, match="points"):
+        featviz.loss_barrier(a, a, None, LABELLED, points=1)
