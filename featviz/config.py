@@ -99,10 +99,10 @@ class DemoConfig:
     """What `featviz demo` shows of the bundled pair."""
 
     layers: tuple[str, ...] = ("layer1.2.bn2", "layer2.1.bn1", "layer3.1.bn1")
-    best: int = 6  # units of a layer with the highest match score
+    best: int = 4  # units of a layer with the highest match score
     worst: int = 2  # and with the lowest
     size: int = 64  # canvas in pixels: twice what the pair was trained with
-    steps: int = 256
+    steps: int = 128
 
 
 @dataclass(frozen=True)
