@@ -89,9 +89,7 @@ def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, devi
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(
-        groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
+    optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
     steps = len(train_set.images) // recipe.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, recipe.epochs * steps, pct_start=recipe.warmup, anneal_strategy="linear",
@@ -162,9 +160,7 @@ def main() -> None:
     train_data = load_cifar(args.data, train=True, download=args.download)
     test_data = load_cifar(args.data, train=False, download=args.download)
     for seed in args.seeds:
-        recipe = Recipe(
-            args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs
-        )
+        recipe = Recipe(args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs)
         model = ARCHITECTURES[args.arch](args.width)
         train_set, test_set = (Batches(*d, model.mean, model.std) for d in (train_data, test_data))
         train(recipe, train_set, test_set, args.out, args.device)

@@ -24,11 +24,14 @@ def alignment(pair) -> featviz.Alignment:
 
 def outputs(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     seen: dict[str, torch.Tensor] = {}
-    handles = [
-        module.register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, o.clone()) and None)
-        for name, module in model.named_modules()
-        if name
-    ]
+
+    def keep(name: str):
+        def hook(module, args, output) -> None:
+            seen[name] = output.clone()
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
     with torch.no_grad():
         model(x)
     for handle in handles:
@@ -83,7 +86,7 @@ def test_layers_of_a_residual_stream_share_their_group(alignment):
 @pytest.mark.parametrize(
     ("layer", "unit", "words"),
     [
-        ("conv9", 0, "did you mean conv1"),
+        ("conv9", 0, r"did you mean conv.*conv1\?$"),
         ("conv1", 8, "conv1 has no unit 8: its 8 units are 0 to 7"),
         ("conv1", -1, "no unit -1"),
         ("conv1", 1.5, "whole numbers"),

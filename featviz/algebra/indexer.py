@@ -62,7 +62,7 @@ class UnitIndexer:
         """
         if layer not in self._groups.layers:
             raise UnitError(
-                f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}."
+                f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}"
             )
         return self._groups.layers[layer]
 
@@ -122,7 +122,7 @@ class UnitIndexer:
         """
         names: Mapping[str, int] = self._groups.sizes
         if group not in names:
-            raise UnitError(f"there is no group {group!r}: {near_names(group, names)}.")
+            raise UnitError(f"there is no group {group!r}: {near_names(group, names)}")
         return self._groups.modules(group)
 
     def _partner(self, layer: str) -> Index:

@@ -1,0 +1,32 @@
+"""What every benchmark writes beside its figures: the machine, the versions, the configuration."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+
+def machine(packages: tuple[str, ...] = ("torch", "torchvision", "kornia", "numpy", "scipy")) -> dict[str, object]:
+    """Processor or GPU, threads, and versions of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return f"{names[0]}, {len(names)} cores"
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
