@@ -187,7 +187,8 @@ def render_unit_triplet(
         seen = [torch.stack([score_images(trunk, objective, part.images) for trunk in trunks], 1) for part in parts]
     matches = tuple(alignment.indexer.match(layer, unit) for unit in channels)
     digests = (alignment.digest_a, alignment.digest_b)
-    triplets = Triplets(layer, matches, *parts, torch.stack(seen, 1), config, alignment.method, digests)
+    cross = torch.stack(seen, 1)
+    triplets = Triplets(layer, matches, parts[0], parts[1], parts[2], cross, config, alignment.method, digests)
     _warn_of_dead(triplets)
     return triplets
 

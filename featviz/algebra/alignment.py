@@ -211,8 +211,8 @@ def _unflatten(arrays: dict[str, np.ndarray], structure: dict) -> tuple[Permutat
     )
     pinned = tuple(Pinned(**pin) for pin in structure["pinned"])
     named = [group.name for group in groups]
-    matching = Matching(
-        *({name: arrays[f"{kind}/{name}"] for name in named} for kind in ("permutation", "score", "margin")),
-        tuple(structure["objectives"]),
+    perms, scores, margins = (
+        {name: arrays[f"{kind}/{name}"] for name in named} for kind in ("permutation", "score", "margin")
     )
+    matching = Matching(perms, scores, margins, tuple(structure["objectives"]))
     return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"]), matching

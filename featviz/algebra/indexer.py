@@ -61,9 +61,7 @@ class UnitIndexer:
             UnitError: there is no such layer, or its output has no units.
         """
         if layer not in self._groups.layers:
-            raise UnitError(
-                f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}"
-            )
+            raise UnitError(f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}")
         return self._groups.layers[layer]
 
     def check(self, layer: str, units: ArrayLike) -> Index:
@@ -106,7 +104,7 @@ class UnitIndexer:
         """One row per unit: layer, a, b, score, margin, group. Ready for a data frame or a CSV writer."""
         info = self.units(layer)
         names = [None if g < 0 else self._groups.groups[g].name for g in info.group]
-        return [asdict(self.match(layer, unit)) | {"group": names[unit]} for unit in range(info.width)]
+        return [{**asdict(self.match(layer, unit)), "group": names[unit]} for unit in range(info.width)]
 
     def group_of(self, layer: str, unit: int) -> Group | None:
         """The group that a unit belongs to; None where it may not move."""

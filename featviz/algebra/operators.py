@@ -5,6 +5,7 @@ argument: it passes it on, ties it, tags it, or pins it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,15 +57,15 @@ CONSTANT_LIKE = {
 }  # fmt: skip
 
 
-def propagate(mode: Propagation, func: object, args: tuple, kwargs: dict, out: object) -> bool:
+def propagate(mode: Propagation, func: Any, args: tuple, kwargs: dict, out: Any) -> bool:
     """Apply the rule of one operator; False where there is none."""
-    packet = func.overloadpacket  # pyright: ignore[reportAttributeAccessIssue]
-    names = [a.name for a in func._schema.arguments]  # pyright: ignore[reportAttributeAccessIssue]
+    packet = func.overloadpacket
+    names = [a.name for a in func._schema.arguments]
     named = dict(zip(names, args, strict=False)) | kwargs
     rule = RULES.get(packet)
     if rule is not None:
         rule(mode, named, out)
-    elif packet in MOVES or func.is_view:  # pyright: ignore[reportAttributeAccessIssue]
+    elif packet in MOVES or func.is_view:
         _move(mode, func, args, kwargs, out)
     elif packet in SPATIAL:
         _spatial(mode, named, out)
@@ -75,16 +76,16 @@ def propagate(mode: Propagation, func: object, args: tuple, kwargs: dict, out: o
     elif packet in CONSTANT_LIKE:
         mode.put(tensors_of(out)[0], ())
     elif _is_pointwise(func):
-        pointwise(mode, out, tensors_of((args, kwargs)))  # pyright: ignore[reportArgumentType]
+        pointwise(mode, out, tensors_of((args, kwargs)))
     else:
         return False
     return True
 
 
-def _is_pointwise(func: object) -> bool:
-    if func.overloadpacket in POINTWISE_UNTAGGED or torch.Tag.pointwise in func.tags:  # pyright: ignore[reportAttributeAccessIssue]
+def _is_pointwise(func: Any) -> bool:
+    if func.overloadpacket in POINTWISE_UNTAGGED or torch.Tag.pointwise in func.tags:
         return True
-    name = func.overloadpacket.__name__  # pyright: ignore[reportAttributeAccessIssue]
+    name = func.overloadpacket.__name__
     functional = getattr(aten, name.rstrip("_"), None) if name.endswith("_") else None
     if functional is None:
         return False
@@ -129,21 +130,21 @@ def _uniform(mode: Propagation, tensor: Tensor, axis: int) -> bool:
     return mode.is_constant(tensor) and bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
-def _move(mode: Propagation, func: object, args: tuple, kwargs: dict, out: object) -> None:
+def _move(mode: Propagation, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
     source, rest = args[0], args[1:]
     for index in tensors_of((rest, kwargs)):
         mode.pin(mode.factors(index), f"used as an index in {mode.module or 'the network'}")
     moved: list[list[Tensor]] = []
-    name = func.overloadpacket.__name__  # pyright: ignore[reportAttributeAccessIssue]
+    name = func.overloadpacket.__name__
     for factor in mode.factors(source):
         full = factor.expand(source.shape)
         if name in ("view", "_unsafe_view", "_reshape_alias"):
-            result: object = full.reshape(tuple(out.shape))  # pyright: ignore[reportAttributeAccessIssue]
+            result: object = full.reshape(tuple(out.shape))
         elif name == "as_strided":
             full = torch.empty_strided(source.shape, source.stride(), dtype=torch.long).copy_(full)
             result = full.as_strided(*rest, **kwargs)
         else:
-            result = func(full, *rest, **kwargs)  # pyright: ignore[reportCallIssue]
+            result = func(full, *rest, **kwargs)
         moved.append(tensors_of(result))
     for number, tensor in enumerate(tensors_of(out)):
         mode.put(tensor, [factor[number] for factor in moved])
@@ -199,7 +200,7 @@ def _pad(mode: Propagation, named: dict, out: Tensor) -> None:
     mode.put(out, result)
 
 
-def _spatial(mode: Propagation, named: dict, out: object) -> None:
+def _spatial(mode: Propagation, named: dict, out: Any) -> None:
     source = named["input"] if "input" in named else named["self"]
     first = tensors_of(out)[0]
     # Channels lie before the axes whose size an operator of this kind may change: the last one to three.
@@ -209,7 +210,7 @@ def _spatial(mode: Propagation, named: dict, out: object) -> None:
         mode.put(tensor, factors)
 
 
-def _reduce(mode: Propagation, named: dict, out: object) -> None:
+def _reduce(mode: Propagation, named: dict, out: Any) -> None:
     source, outs = named["self"], tensors_of(out)
     dims = named.get("dim")
     if dims is None or dims == []:
@@ -303,7 +304,7 @@ def _by_input(factor: Tensor, in_axis: int, blocks: int) -> Tensor:
     return flat.reshape(-1).repeat(blocks) if blocks > 1 else flat.reshape(-1)
 
 
-def _batch_norm(mode: Propagation, named: dict, out: object) -> None:
+def _batch_norm(mode: Propagation, named: dict, out: Any) -> None:
     x = named["input"]
     result = []
     for factor in mode.factors(x):
@@ -318,7 +319,7 @@ def _batch_norm(mode: Propagation, named: dict, out: object) -> None:
     _put_first(mode, out, result)
 
 
-def _layer_norm(mode: Propagation, named: dict, out: object) -> None:
+def _layer_norm(mode: Propagation, named: dict, out: Any) -> None:
     x, shape = named["input"], named["normalized_shape"]
     normalised = set(range(x.dim() - len(shape), x.dim()))
     for factor in mode.factors(x):
@@ -330,7 +331,7 @@ def _layer_norm(mode: Propagation, named: dict, out: object) -> None:
     _put_first(mode, out, mode.factors(first))
 
 
-def _group_norm(mode: Propagation, named: dict, out: object) -> None:
+def _group_norm(mode: Propagation, named: dict, out: Any) -> None:
     blocks, channels = named["group"], named["C"]
     result = []
     for factor in mode.factors(named["input"]):
@@ -346,7 +347,7 @@ def _group_norm(mode: Propagation, named: dict, out: object) -> None:
     _put_first(mode, out, result)
 
 
-def _put_first(mode: Propagation, out: object, factors: Sequence[Tensor]) -> None:
+def _put_first(mode: Propagation, out: Any, factors: Sequence[Tensor]) -> None:
     """A norm's output; the statistics that come with it carry no units."""
     first, *others = tensors_of(out)
     mode.put(first, factors)
@@ -385,7 +386,7 @@ def _matmul(mode: Propagation, a: Tensor, b: Tensor, out: Tensor) -> Factors:
                 result.append(factor)
             else:
                 mode.pin((factor,), f"permutes the batch of a product in {where}")
-    _tie_or_pin(mode, *inner, where)
+    _tie_or_pin(mode, inner[0], inner[1], where)
     return tuple(result)
 
 

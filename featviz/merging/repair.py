@@ -24,24 +24,22 @@ class ChannelMoments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._shift: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._square: Tensor | None = None
+        self._shift = self._sum = self._square = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: Tensor, axis: int) -> None:
+        """Samples of a tensor whose channels lie along `axis`."""
         rows = x.detach().movedim(axis, 0).flatten(1).double()
-        if self._shift is None:
-            self._shift = rows.mean(1, keepdim=True)
-            self._sum = self._square = torch.zeros_like(rows[:, 0])
-        rows = rows - self._shift
+        if not self.count:
+            self._shift = rows.mean(1)
+            self._sum = self._square = torch.zeros_like(self._shift)
+        rows = rows - self._shift[:, None]
         self._sum = self._sum + rows.sum(1)
         self._square = self._square + rows.square().sum(1)
         self.count += rows.shape[1]
 
     @property
     def mean(self) -> Tensor:
-        assert self._shift is not None
-        return self._shift.squeeze(1) + self._sum / self.count
+        return self._shift + self._sum / self.count
 
     @property
     def variance(self) -> Tensor:

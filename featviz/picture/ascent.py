@@ -3,8 +3,7 @@
 (trunk, objective, draw) -> Renderings. Step: parameterization -> images -> one warp per image -> trunk ->
 objective -> sum over units -> gradient with respect to the images' parameters alone -> Adam. The sum keeps
 the units apart: the gradient of a unit's image is that of its own score, whatever it is batched with. Nothing
-    is read back to the host
-until a batch is done.
+is read back to the host until a batch is done.
 """
 
 from collections.abc import Callable, Iterator, Sequence

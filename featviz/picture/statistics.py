@@ -15,8 +15,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 def input_channels(model: nn.Module, config: RenderConfig | None = None) -> int:
     """Color channels of the images that the network takes.
 
-    The first of: the length of `config.mean`; `in_channels` of its first convolution; `in_features` of a
-        first linear
+    The first of: the length of `config.mean`; `in_channels` of its first convolution; `in_features` of a first linear
     layer over the pixels of the config's input; 3.
     """
     if config is not None and config.mean is not None:
@@ -34,8 +33,7 @@ def input_channels(model: nn.Module, config: RenderConfig | None = None) -> int:
 def input_statistics(model: nn.Module, config: RenderConfig, channels: int) -> Statistics:
     """Mean and standard deviation per channel that the network's input is normalised with.
 
-    The first that is there: `config.mean`, `config.std`; the model's own `mean`, `std`; timm's
-        `pretrained_cfg` or
+    The first that is there: `config.mean`, `config.std`; the model's own `mean`, `std`; timm's `pretrained_cfg` or
     `default_cfg`; ImageNet's for 3 channels; 0 and 1.
 
     Raises:
