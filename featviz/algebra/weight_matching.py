@@ -13,7 +13,7 @@ order, and the best objective is kept.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -41,21 +41,29 @@ class Evidence:
         self.b = {name: normalised(b[name]) for name in self.groups_on}
         self.sizes = {name: {name: tuple(tensor.shape)} for name, tensor in self.a.items()}
 
-    def similarity(self, group: Group, perms: Mapping[str, Index]) -> tuple[Floats, Floats]:
-        """Inner products (n, n) of what each unit of A and of B owns, and their cosines; groups not in `perms` are unknown
-        and the tensors they share with this one do not count."""
+    def similarity(self, group: Group, perms: Mapping[str, Index]) -> Floats:
+        """Inner products (n, n) of what each unit of A and of B owns; groups not in `perms` are unknown, and the tensors
+        that they share with this one do not count."""
         inner = torch.zeros(group.size, group.size, dtype=torch.float64)
-        norm_a, norm_b = (torch.zeros(group.size, dtype=torch.float64) for _ in range(2))
+        for rows_a, rows_b in self._rows(group, perms):
+            inner.addmm_(rows_a, rows_b.T)
+        return inner.numpy()
+
+    def cosine(self, group: Group, perms: Mapping[str, Index]) -> Floats:
+        """`similarity` over the norms of what the units own, in [-1, 1]."""
+        square_a, square_b = (torch.zeros(group.size, dtype=torch.float64) for _ in range(2))
+        for rows_a, rows_b in self._rows(group, perms):
+            square_a += rows_a.square().sum(1)
+            square_b += rows_b.square().sum(1)
+        scale = (square_a[:, None] * square_b).sqrt().clamp_min(1e-300)
+        return self.similarity(group, perms) / scale.numpy()
+
+    def _rows(self, group: Group, perms: Mapping[str, Index]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per known axis: what the units of A, and of B with the other groups permuted, own there."""
         for axis in self._known_axes(group, perms):
             name = axis.parameter
             indices = axis_indices(self.groups_on[name], perms, self.sizes[name], skip=axis)
-            rows_a = unit_rows(self.a[name], axis)
-            rows_b = unit_rows(gather(self.b[name], name, indices), axis)
-            inner += rows_a @ rows_b.T
-            norm_a += rows_a.square().sum(1)
-            norm_b += rows_b.square().sum(1)
-        scale = (norm_a[:, None] * norm_b).sqrt().clamp_min(1e-300)
-        return inner.numpy(), (inner / scale).numpy()
+            yield unit_rows(self.a[name], axis), unit_rows(gather(self.b[name], name, indices), axis)
 
     def weight(self, group: Group, perms: Mapping[str, Index]) -> int:
         """How many numbers about this group can be compared while only the groups in `perms` are placed."""
@@ -104,7 +112,10 @@ def unit_rows(tensor: Tensor, axis: GroupAxis) -> Tensor:
         rows = tensor.shape[0] // axis.blocks
         tensor = tensor[axis.block * rows : (axis.block + 1) * rows]
     flat = tensor.movedim(axis.axis, 0).flatten(1) if tensor.dim() > 1 else tensor[:, None]
-    return flat[torch.from_numpy(axis.index).reshape(-1)].reshape(len(axis.index), -1)
+    own = axis.index.reshape(-1)
+    if len(own) < len(flat) or (np.diff(own) != 1).any():  # most groups own a whole axis, in order
+        flat = flat[torch.from_numpy(own)]
+    return flat.reshape(len(axis.index), -1)
 
 
 def match_weights(
@@ -137,8 +148,7 @@ def match_weights(
             progress(start + 1, max(1, config.restarts))
     scores, margins = {}, {}
     for group in groups:
-        cosine = evidence.similarity(group, best)[1]
-        scores[group.name], margins[group.name] = scores_of(cosine, best[group.name])
+        scores[group.name], margins[group.name] = scores_of(evidence.cosine(group, best), best[group.name])
     return Matching(best, scores, margins, tuple(objectives))
 
 
@@ -155,7 +165,7 @@ def _progressive(
         else:
             chosen = int(weights.argmax())
         group = waiting.pop(chosen)
-        perms[group.name] = assign(evidence.similarity(group, perms)[0], group.name)
+        perms[group.name] = assign(evidence.similarity(group, perms), group.name)
     return perms
 
 
@@ -173,7 +183,7 @@ def _descend(
         gained = 0.0
         for number in generator.permutation(len(groups)):
             group = groups.groups[number]
-            similarity = evidence.similarity(group, perms)[0]
+            similarity = evidence.similarity(group, perms)
             perm = assign(similarity, group.name)
             gain = float((similarity[rows[group.name], perm] - similarity[rows[group.name], perms[group.name]]).sum())
             if evidence.twice(group):
