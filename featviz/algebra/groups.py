@@ -111,7 +111,7 @@ def permutation_groups(model: nn.Module, example_input: object, *, verify: bool 
         ModelError: the network does not run on the example input, or returns no tensor.
     """
     try:
-        trace = trace_labels(model, example_input, propagate)
+        trace = trace_labels(*_private(model, example_input, torch.float32), propagate)
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -234,13 +234,23 @@ def _units(site: Site, classes: Index, place: Index) -> LayerUnits | None:
     return LayerUnits(width, site.channel_axis, group, element)
 
 
+def _private(model: nn.Module, example_input: object, dtype: torch.dtype) -> tuple[nn.Module, tuple]:
+    """A copy of the network on the CPU in eval mode, and the arguments for it, with all floats in `dtype`."""
+
+    def moved(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to("cpu", dtype if value.is_floating_point() else None)
+
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    return copy.deepcopy(model).to("cpu", dtype).eval(), tuple(moved(value) for value in inputs)
+
+
 def verified(model: nn.Module, example_input: object, found: PermutationGroups) -> PermutationGroups:
     """Leave out every group whose random permutation changes the network's output (float64, random norm statistics)."""
     if not found.groups:
         return found
-    trial = copy.deepcopy(model).double().cpu().eval()
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    inputs = tuple(x.detach().cpu().double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+    trial, inputs = _private(model, example_input, torch.float64)
     generator = torch.Generator().manual_seed(0)
     randomise_constants(trial, generator)
     wrong = _wrong_groups(trial, inputs, list(range(len(found))), found, generator)

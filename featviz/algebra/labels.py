@@ -218,13 +218,12 @@ def varies(factor: Tensor) -> set[int]:
     return {axis for axis, size in enumerate(factor.shape) if size > 1}
 
 
-def trace_labels(model: nn.Module, example_input: object, rules: Callable[..., bool]) -> Trace:
-    """Run `model` on `example_input` under propagation; every named module's input and output is recorded.
+def trace_labels(model: nn.Module, inputs: tuple, rules: Callable[..., bool]) -> Trace:
+    """Run `model` (on the CPU, in eval mode) under propagation; every named module's input and output is recorded.
 
-    The model is run in eval mode without gradients and left as it was.
+    The model may change: give a private copy.
     """
     mode = Propagation(model, rules)
-    handles = []
     stack: list[str] = []
 
     def entering(name: str):
@@ -247,30 +246,21 @@ def trace_labels(model: nn.Module, example_input: object, rules: Callable[..., b
 
     for name, module in model.named_modules():
         if name:
-            handles.append(module.register_forward_pre_hook(entering(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(leaving(name)))
+            module.register_forward_pre_hook(entering(name), with_kwargs=True)
+            module.register_forward_hook(leaving(name))
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    training = [module for module in model.modules() if module.training]
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
         kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         with torch.no_grad(), kernel, mode:
             output = model(*inputs)
-        outputs = tensors_of(output)
-        if not outputs:
-            raise ModelError(
-                f"the network returned {type(output).__name__}, without a tensor: featviz cannot trace it."
-            )
-        for tensor in outputs:
-            mode.pin(mode.factors(tensor), "the network's output")
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
+    outputs = tensors_of(output)
+    if not outputs:
+        raise ModelError(f"the network returned {type(output).__name__}, without a tensor: featviz cannot trace it.")
+    for tensor in outputs:
+        mode.pin(mode.factors(tensor), "the network's output")
     return mode.trace
 
 
