@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from featviz.algebra.labels import FIXED, Site, SlotAxis, Trace, tensors_of, trace_labels, varies
+from featviz.algebra.labels import EQUAL, FIXED, Site, SlotAxis, Trace, tensors_of, trace_labels, varies
 from featviz.algebra.operators import propagate
 from featviz.errors import AlignmentError, ModelError
 
@@ -134,22 +134,24 @@ def _solve(trace: Trace) -> PermutationGroups:
     place = np.full((classes.max() + 1, 2), -1, dtype=np.int64)
     groups: list[Group] = []
     for orbit, slots in members:
-        place[orbit, 0] = len(groups)
-        place[orbit, 1] = np.arange(len(orbit))
         axes = []
         for kind in dict.fromkeys(kinds[slots[0]].tolist()):
             columns = kinds[slots[0]] == kind
             source = trace.axes[kind]
+            if source.parameter.startswith(EQUAL):
+                continue
             axes.append(
                 GroupAxis(source.parameter, source.axis, source.block, source.blocks, coordinates[slots[:, columns]])
             )
-        groups.append(Group(_name(axes[0], groups), len(orbit), tuple(axes)))
+        if axes:
+            place[orbit] = np.stack([np.full(len(orbit), len(groups)), np.arange(len(orbit))], 1)
+            groups.append(Group(_name(axes[0], groups), len(orbit), tuple(axes)))
     layers = {name: units for name, site in trace.outputs.items() if (units := _units(site, classes, place))}
     reads = {name: units for name, site in trace.inputs.items() if (units := _units(site, classes, place))}
     pinned = []
     for number, axis in enumerate(trace.axes):
         held = [c for c in classes[kinds == number] if not free[c]]
-        if held:
+        if held and not axis.parameter.startswith(EQUAL):
             pinned.append(Pinned(axis.parameter, axis.axis, len(held), reasons[held[0]]))
     return PermutationGroups(tuple(groups), layers, reads, tuple(pinned), trace.unknown)
 

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from featviz.errors import ModelError
 
 FIXED = 0
+EQUAL = "="  # starts the name of slots that are no parameter's
 
 Factors = tuple[Tensor, ...]
 
@@ -139,6 +140,11 @@ class Propagation(TorchDispatchMode):
         inner = inner.repeat_interleave(tensor.shape[0] // blocks, 0)
         tail = (1,) * (tensor.dim() - 2)
         return rows.view(-1, 1, *tail), inner.view(*inner.shape, *tail)
+
+    def equal_elements(self, length: int) -> Tensor:
+        """Labels (length,) of elements that are one constant, like a padding's zeros: exchangeable, and owning nothing."""
+        name = f"{EQUAL}{len(self.trace.axes)}"
+        return torch.arange(length) + self._slots(name, 0, None, 1, length).first
 
     def _parameter_factors(self, name: str, tensor: Tensor) -> Factors:
         factors = []

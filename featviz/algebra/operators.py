@@ -191,11 +191,18 @@ def _stack(mode: Propagation, named: dict, out: Tensor) -> None:
 
 def _pad(mode: Propagation, named: dict, out: Tensor) -> None:
     source, pads = named["self"], list(named["pad"])
-    padded = {source.dim() - 1 - i // 2 for i, pad in enumerate(pads) if pad}
     result = []
     for factor in mode.factors(source):
-        if varies(factor) & padded:
-            factor = aten.constant_pad_nd(factor.expand(source.shape).contiguous(), pads, FIXED)
+        axes = varies(factor)
+        beside = [pad if source.dim() - 1 - i // 2 in axes else 0 for i, pad in enumerate(pads)]
+        if any(beside):
+            if len(axes) == 1:  # the padding is one constant: its elements may be exchanged
+                shape = [out.shape[a] if a in axes else 1 for a in range(out.dim())]
+                equal = mode.equal_elements(max(shape)).view(shape)
+                inside = aten.constant_pad_nd(torch.ones_like(factor, dtype=torch.bool), beside, 0)
+                factor = torch.where(inside, aten.constant_pad_nd(factor, beside, FIXED), equal)
+            else:
+                factor = aten.constant_pad_nd(factor, beside, FIXED)
         result.append(factor)
     mode.put(out, result)
 
