@@ -6,7 +6,7 @@
 `--data` is a folder with `train/<class>/*` and `test/<class>/*`, or where torchvision keeps its CIFAR-10. Each seed
 leaves `<arch>-x<width>-s<seed>.safetensors` and a `.json` card with the recipe and the accuracies. A run that was
 stopped goes on from its last finished epoch. The recipe: SGD with Nesterov momentum, one-cycle learning rate,
-random crop and flip, label smoothing, and a first part at a reduced resolution.
+random crop and flip, label smoothing, a first part at a reduced resolution, and a second, short cycle at a low rate.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from cifar import Batches, load_cifar
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -52,15 +52,20 @@ class Recipe:
     warmup: float = 0.2
     small_side: int = 24
     small_epochs: int = 0
+    pad: int = 4  # pixels that a crop may shift
+    polish_epochs: int = 0  # a second stage, from polish_lr down to 0
+    polish_lr: float = 0.05
+    polish_pad: int = 2
     precision: str = "bfloat16 autocast"
 
 
 def augment(images: Tensor, recipe: Recipe, epoch: int, normal: Batches, generator: torch.Generator) -> Tensor:
-    """uint8 (b, 3, 32, 32) -> float: crop after a reflected 4 pixel pad, flip, reduce the resolution early on."""
+    """uint8 (b, 3, 32, 32) -> float: crop after a reflected pad, flip, reduce the resolution early on."""
     batch, _, height, width = images.shape
-    padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
-    top = torch.randint(0, 9, (batch, 1), generator=generator) + torch.arange(height)
-    left = torch.randint(0, 9, (batch, 1), generator=generator) + torch.arange(width)
+    pad = recipe.pad if epoch < recipe.epochs else recipe.polish_pad
+    padded = F.pad(images.float(), (pad,) * 4, mode="reflect")
+    top = torch.randint(0, 2 * pad + 1, (batch, 1), generator=generator) + torch.arange(height)
+    left = torch.randint(0, 2 * pad + 1, (batch, 1), generator=generator) + torch.arange(width)
     flip = torch.rand(batch, 1, generator=generator) < 0.5
     left = torch.where(flip, left.flip(1), left)
     rows = torch.arange(batch)
@@ -80,36 +85,65 @@ def accuracy(model: nn.Module, data: Batches) -> float:
 
 
 def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, device: str) -> None:
+    """Train one network through its stages; a finished first stage is polished where the recipe now asks for it."""
     name = f"{recipe.arch}-x{recipe.width:g}-s{recipe.seed}"
-    if (out / f"{name}.json").exists():
-        print(f"{name}: already trained")
-        return
+    card_path, weights_path, checkpoint = (out / f"{name}{end}" for end in (".json", ".safetensors", ".resume.pt"))
     torch.manual_seed(recipe.seed)
     model = ARCHITECTURES[recipe.arch](recipe.width).to(device, memory_format=torch.channels_last)
+    history: list[dict[str, float]] = []
+    if card_path.exists():
+        history = json.loads(card_path.read_text())["history"]
+        model.load_state_dict(load_file(weights_path))
+    if len(history) >= recipe.epochs + recipe.polish_epochs:
+        print(f"{name}: already trained")
+        return
+    began = time.monotonic()
+    stages = (
+        (0, recipe.epochs, recipe.lr, recipe.warmup),
+        (recipe.epochs, recipe.polish_epochs, recipe.polish_lr, 0.05),
+    )
+    for first, epochs, lr, warmup in stages:
+        if epochs and len(history) < first + epochs:
+            history = _stage(
+                model, recipe, first, epochs, lr, warmup, history, train_set, test_set, checkpoint, name, device
+            )
+    card = {
+        "recipe": dataclasses.asdict(recipe), "history": history, "test_accuracy": history[-1]["test"],
+        "seconds": time.monotonic() - began, "machine": platform.machine(), "torch": torch.__version__,
+    }  # fmt: skip
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights_path)
+    card_path.write_text(json.dumps(card, indent=1) + "\n")
+    checkpoint.unlink(missing_ok=True)
+
+
+def _stage(
+    model: nn.Module, recipe: Recipe, first: int, epochs: int, lr: float, warmup: float, history: list,
+    train_set: Batches, test_set: Batches, checkpoint: Path, name: str, device: str,
+) -> list:  # fmt: skip
+    """Epochs `first` to `first + epochs` under one learning-rate cycle; goes on from the checkpoint where there is one."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
     steps = len(train_set.images) // recipe.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, recipe.epochs * steps, pct_start=recipe.warmup, anneal_strategy="linear",
+        optimizer, lr, epochs * steps, pct_start=warmup, anneal_strategy="linear",
         cycle_momentum=False, final_div_factor=1e3,
     )  # fmt: skip
-    checkpoint, first, history = out / f"{name}.resume.pt", 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first, history = state["epoch"], state["history"]
-    began = time.monotonic()
-    for epoch in range(first, recipe.epochs):
+        if first < state["epoch"] <= first + epochs:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            history = state["history"]
+    for epoch in range(len(history), first + epochs):
         generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
         order = torch.randperm(len(train_set.images), generator=generator)[: steps * recipe.batch]
         model.train()
         running = 0.0
-        bar = tqdm(order.split(recipe.batch), desc=f"{name} epoch {epoch + 1}/{recipe.epochs}", mininterval=2)
-        for index in bar:
+        last = recipe.epochs + recipe.polish_epochs
+        for index in tqdm(order.split(recipe.batch), desc=f"{name} epoch {epoch + 1}/{last}", mininterval=2):
             x = augment(train_set.images[index], recipe, epoch, train_set, generator).to(device)
             y = train_set.labels[index].to(device)
             with torch.autocast(device, dtype=torch.bfloat16):
@@ -121,23 +155,17 @@ def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, devi
             optimizer.step()
             schedule.step()
             running += loss.detach()
-        measured = accuracy(model, test_set)
-        history.append({"loss": float(running) / steps, "test": measured})
-        print(f"{name}: epoch {epoch + 1}, loss {history[-1]['loss']:.3f}, test {measured:.2f} %", flush=True)
+        history = [*history, {"loss": float(running) / steps, "test": accuracy(model, test_set)}]
+        print(
+            f"{name}: epoch {epoch + 1}, loss {history[-1]['loss']:.3f}, test {history[-1]['test']:.2f} %", flush=True
+        )
         state = {
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
             "epoch": epoch + 1, "history": history,
         }  # fmt: skip
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
-    card = {
-        "recipe": dataclasses.asdict(recipe), "history": history, "test_accuracy": history[-1]["test"],
-        "seconds": time.monotonic() - began, "machine": platform.machine(), "torch": torch.__version__,
-    }  # fmt: skip
-    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, out / f"{name}.safetensors")
-    (out / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
-    checkpoint.unlink()
+    return history
 
 
 def main() -> None:
@@ -150,6 +178,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--small-epochs", type=int, default=0, help="epochs at 24 px, before those at 32 px")
+    parser.add_argument("--polish-epochs", type=int, default=0, help="epochs of a second cycle at a low learning rate")
+    parser.add_argument("--polish-lr", type=float, default=Recipe.polish_lr)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
