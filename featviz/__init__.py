@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from featviz.algebra.alignment import Alignment as Alignment
     from featviz.algebra.alignment import align as align
     from featviz.algebra.alignment import load_alignment as load_alignment
+    from featviz.algebra.discovery import permutation_groups as permutation_groups
     from featviz.algebra.groups import Group as Group
     from featviz.algebra.groups import PermutationGroups as PermutationGroups
-    from featviz.algebra.groups import permutation_groups as permutation_groups
     from featviz.algebra.indexer import UnitIndexer as UnitIndexer
     from featviz.algebra.indexer import UnitMatch as UnitMatch
     from featviz.config import RenderConfig as RenderConfig
@@ -46,7 +46,7 @@ _HOME = {
     "load_alignment": "featviz.algebra.alignment",
     "loss_barrier": "featviz.merging.barrier",
     "merge": "featviz.merging.average",
-    "permutation_groups": "featviz.algebra.groups",
+    "permutation_groups": "featviz.algebra.discovery",
     "render": "featviz.picture.single",
     "render_unit_triplet": "featviz.triplet",
 }

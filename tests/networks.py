@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz.algebra.groups import PermutationGroups, permutation_groups, randomise_constants
+from featviz.algebra.discovery import permutation_groups
+from featviz.algebra.groups import PermutationGroups
 from featviz.algebra.permutation import permute_module
+from featviz.algebra.verification import randomise_constants
 
 
 def seeded(make, seed: int = 0) -> nn.Module:

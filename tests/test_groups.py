@@ -9,7 +9,7 @@ from networks import ResidualMLP, TinyCNN, TinyResNet, random_permutations, rela
 from torch import Tensor, nn
 
 import featviz
-from featviz.algebra.groups import permutation_groups
+from featviz.algebra.discovery import permutation_groups
 from featviz.algebra.permutation import permute_module
 from featviz.errors import ModelError
 from featviz.zoo.resnet import CifarResNet

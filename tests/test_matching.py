@@ -11,7 +11,7 @@ from torch import nn
 
 import featviz
 from featviz.algebra.activation_matching import Moments
-from featviz.algebra.groups import permutation_groups
+from featviz.algebra.discovery import permutation_groups
 from featviz.algebra.matching import assign, scores_of
 from featviz.algebra.weight_matching import Evidence, match_weights
 from featviz.config import AlignConfig

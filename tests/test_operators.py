@@ -6,7 +6,7 @@ from networks import random_permutations, relative_difference, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz.algebra.groups import permutation_groups
+from featviz.algebra.discovery import permutation_groups
 from featviz.algebra.permutation import permute_module
 
 

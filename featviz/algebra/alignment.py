@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from featviz.algebra.activation_matching import match_activations
-from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned, permutation_groups
+from featviz.algebra.discovery import permutation_groups
+from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.algebra.indexer import UnitIndexer
 from featviz.algebra.matching import Floats, Matching
 from featviz.algebra.permutation import permute_module

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
-    from featviz.algebra.groups import permutation_groups
+    from featviz.algebra.discovery import permutation_groups
     from featviz.cli import inputs
 
     model = inputs.network(args, args.a)

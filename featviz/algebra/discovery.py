@@ -1,0 +1,55 @@
+"""Find the permutation groups of any feed-forward network: run it once, solve for the groups, prove them.
+
+network, example input -> `PermutationGroups`, exact or refused.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from featviz.algebra.groups import PermutationGroups
+from featviz.algebra.labels import tensors_of, trace_labels
+from featviz.algebra.operators import propagate
+from featviz.algebra.orbits import groups_of
+from featviz.algebra.verification import verified
+from featviz.errors import ModelError
+
+
+def permutation_groups(model: nn.Module, example_input: object, *, verify: bool = True) -> PermutationGroups:
+    """Find every group of units that can be permuted without changing the network's function.
+
+    Args:
+        model: any feed-forward network that runs on `example_input`; it is left as it was.
+        example_input: a batch (one example is enough and fastest), or a tuple of arguments.
+        verify: try one random permutation in float64 with random norm statistics; a group that changes the output is
+            left out and reported in `pinned`.
+
+    Raises:
+        ModelError: the network does not run on the example input, or returns no tensor.
+    """
+    try:
+        trace = trace_labels(*_private(model, example_input, torch.float32), propagate)
+    except ModelError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(example_input))
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"the network does not run on the example input of shape {shapes} ({reason}): "
+            "give an example_input of the shape that the network expects."
+        ) from error
+    found = groups_of(trace)
+    return verified(*_private(model, example_input, torch.float64), found) if verify else found
+
+
+def _private(model: nn.Module, example_input: object, dtype: torch.dtype) -> tuple[nn.Module, tuple]:
+    """A copy of the network on the CPU in eval mode, and the arguments for it, with all floats in `dtype`."""
+
+    def moved(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to("cpu", dtype if value.is_floating_point() else None)
+
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    return copy.deepcopy(model).to("cpu", dtype).eval(), tuple(moved(value) for value in inputs)
