@@ -41,11 +41,11 @@ class OutputError(FeatvizError):
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> str:
-    """The clause that names up to `most` known names: the nearest in spelling, else the first ones."""
+    """The end of a sentence, with its mark, that names up to `most` known names: the nearest in spelling, else the first ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=most, cutoff=0.4)
     if near:
         return "did you mean " + " or ".join(near) + "?"
     if not known:
-        return "there are none"
-    return "there are " + ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+        return "there are none."
+    return "there are " + ", ".join(known[:most]) + (f" and {len(known) - most} more." if len(known) > most else ".")
