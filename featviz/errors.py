@@ -41,7 +41,7 @@ class OutputError(FeatvizError):
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> str:
-    """The end of a sentence, with its mark, that names up to `most` known names: the nearest in spelling, else the first ones."""
+    """The end of a sentence, mark included: up to `most` known names, the nearest in spelling or else the first."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=most, cutoff=0.4)
     if near:
