@@ -190,7 +190,10 @@ def main() -> None:
     train_data = load_cifar(args.data, train=True, download=args.download)
     test_data = load_cifar(args.data, train=False, download=args.download)
     for seed in args.seeds:
-        recipe = Recipe(args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs)
+        recipe = Recipe(
+            args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs,
+            polish_epochs=args.polish_epochs, polish_lr=args.polish_lr,
+        )  # fmt: skip
         model = ARCHITECTURES[args.arch](args.width)
         train_set, test_set = (Batches(*d, model.mean, model.std) for d in (train_data, test_data))
         train(recipe, train_set, test_set, args.out, args.device)
