@@ -5,7 +5,6 @@ two models, a layer, units -> `Triplets`: three renderings per unit, its match, 
 
 import io
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from featviz.config import RenderConfig
 from featviz.files import write_atomically
 from featviz.gallery.grid import Cell, Row, grid, save_png
 from featviz.merging.average import merge
-from featviz.picture import Renderings, Trunk, ascend, channel, living_draw, resolve_device, score_images
+from featviz.picture import Renderings, Trunk, ascend, channel, living_draw, resolve_device, score_images, warn_of_dead
 from featviz.picture.statistics import input_channels
 from featviz.units import format_unit, parse_units
 
@@ -229,10 +228,4 @@ def _warn_of_dead(triplets: Triplets) -> None:
         for match, flag in zip(triplets.matches, part.dead.tolist(), strict=True)
         if flag
     ]
-    if dead:
-        shown = ", ".join(dead[:6]) + (f" and {len(dead) - 6} more" if len(dead) > 6 else "")
-        warnings.warn(
-            f"{shown}: no usable gradient from {triplets.config.restarts + 1} draws, the image means nothing there; "
-            "take the layer before the ReLU, or more restarts.",
-            stacklevel=3,
-        )
+    warn_of_dead(dead, triplets.config, stacklevel=3)

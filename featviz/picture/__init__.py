@@ -14,7 +14,7 @@ from featviz.picture.objectives import (
     neuron,
 )
 from featviz.picture.parameterization import Fourier, Pixel, as_lucent_param, parameterization
-from featviz.picture.restart import living_draw
+from featviz.picture.restart import living_draw, warn_of_dead
 from featviz.picture.robustness import warp
 from featviz.picture.single import layer_width, render, resolve_device
 from featviz.picture.statistics import input_channels, input_statistics
@@ -51,5 +51,6 @@ __all__ = [
     "resolve_device",
     "resolve_layer",
     "score_images",
+    "warn_of_dead",
     "warp",
 ]

@@ -3,6 +3,7 @@
 A ReLU that is off everywhere has gradient zero; an ascent from there would silently stay gray.
 """
 
+import warnings
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -51,3 +52,14 @@ def living_draw(
         best = best.replace(places, other.pick(better))
         living[:, places] = found[:, better]
     return best, living
+
+
+def warn_of_dead(names: Sequence[str], config: RenderConfig, stacklevel: int) -> None:
+    """One warning that names the units whose images mean nothing; silent without any."""
+    if names:
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        warnings.warn(
+            f"{shown}: no usable gradient from {config.restarts + 1} draws, the image means nothing; "
+            "take the layer before the ReLU, or more restarts.",
+            stacklevel=stacklevel + 1,
+        )

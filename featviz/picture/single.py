@@ -4,7 +4,6 @@
 whatever it scores.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from featviz.config import RenderConfig
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.picture.ascent import Progress, Renderings, Transform, ascend
 from featviz.picture.objectives import Objective, as_objective, channel, units_first
-from featviz.picture.restart import living_draw
+from featviz.picture.restart import living_draw, warn_of_dead
 from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer
 from featviz.units import format_unit, parse_units
 
@@ -123,13 +122,7 @@ def _render(
     renderings = ascend(trunk, objective, drawn, config, transform, progress)
     renderings = replace(renderings, dead=renderings.dead | ~living[0])
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
-    if dead:
-        shown = ", ".join(dead[:8]) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
-        warnings.warn(
-            f"{shown}: no usable gradient from {config.restarts + 1} draws, the image means nothing; "
-            "take the layer before the ReLU, or more restarts.",
-            stacklevel=3,
-        )
+    warn_of_dead(dead, config, stacklevel=3)
     return renderings
 
 
