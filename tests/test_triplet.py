@@ -106,9 +106,7 @@ def test_everything_is_computed_when_only_two_models_are_given(pair):
     assert featviz.render_unit_triplet(*pair, "conv1", 3, config=quick).method == "weights"
 
 
-def test_a_dead_unit_is_reported_not_drawn_gray_in_silence(alignment, pair):
-    dead = copy.deepcopy(pair[0])
-
+def test_a_dead_unit_is_reported_not_drawn_gray_in_silence():
     class Gated(nn.Module):
         def __init__(self, bias: float) -> None:
             super().__init__()
@@ -128,7 +126,6 @@ def test_a_dead_unit_is_reported_not_drawn_gray_in_silence(alignment, pair):
     assert triplets.b.dead.tolist() == [True]
     assert triplets.a.dead.tolist() == [False]
     assert "dead" in str(triplets._row(0).cells[1].caption)
-    del dead
 
 
 def test_gray_scale_networks_render():
