@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featviz.algebra import permutation
 from featviz.algebra.discovery import permutation_groups
 from featviz.algebra.groups import PermutationGroups
 from featviz.algebra.permutation import permute_module
@@ -22,8 +23,7 @@ def seeded(make, seed: int = 0) -> nn.Module:
 
 
 def random_permutations(groups: PermutationGroups, seed: int = 0) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return {group.name: generator.permutation(group.size) for group in groups}
+    return permutation.random_permutations(groups, np.random.default_rng(seed))
 
 
 def planted(model: nn.Module, example: Tensor, seed: int = 0, noise: float = 0.0):

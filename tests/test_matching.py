@@ -83,7 +83,7 @@ def test_a_group_on_two_axes_of_one_tensor_only_ever_raises_the_objective():
     groups = permutation_groups(a, torch.rand(1, 3))
     evidence = Evidence(a, b, groups)
     (group,) = groups.groups
-    assert evidence.twice(group) == ["square.weight"]
+    assert evidence.shared([group]) == ["square.weight"]
     matching = match_weights(a, b, groups, AlignConfig(restarts=4))
     start = evidence.objective({group.name: np.arange(8)})
     assert max(matching.objectives) >= start

@@ -5,7 +5,8 @@ data through A and B once -> Pearson correlation (n, n) of every pair of units o
 A group is compared where it is read: at the input of every module with a weight matrix or kernel that consumes it (after
 the nonlinearity, on all branches of a residual stream), or at module outputs where nothing named reads it. Correlations of
 several such places are averaged. Moments are accumulated in float64 about the first batch's mean. A unit that never
-varies correlates with nothing: its correlation is 0, and so are its score and margin.
+varies correlates with nothing: its correlation is 0, and so are its score and margin. A group that no module shows (the
+queries inside `nn.MultiheadAttention`) is matched by its weights, once all others are placed.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from featviz.algebra.groups import Index, LayerUnits, PermutationGroups
 from featviz.algebra.labels import tensors_of
-from featviz.algebra.matching import Floats, Matching, assign, scores_of
+from featviz.algebra.matching import Floats, Matching, assign_blocks, block_scores, scores_of
+from featviz.algebra.weight_matching import Evidence, progressive, weight_scores
 from featviz.batches import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
 
@@ -164,12 +166,30 @@ def match_activations(
                 progress(batches, 0)
     if not batches:
         raise AlignmentError("activation matching got no data: `data` yielded no batch (a generator serves only once).")
-    perms, scores, margins = {}, {}, {}
-    for group in groups:
-        found = [moments[group.name, number].correlation() for number in range(len(places[group.name]))]
-        correlation = np.mean(found, axis=0) if found else np.eye(group.size)
-        perm = perms[group.name] = assign(correlation, group.name)
-        scores[group.name], margins[group.name] = scores_of(correlation, perm)
+    perms: dict[str, Index] = {}
+    found: dict[str, tuple[Floats, Floats]] = {}
+    unseen = []
+    for family in groups.families():
+        units = [group for group in family if group.name != group.family]
+        if not all(places[group.name] for group in units):
+            unseen.append(family)
+            continue
+        correlations = [
+            np.mean([moments[group.name, number].correlation() for number in range(len(places[group.name]))], axis=0)
+            for group in units
+        ]
+        placed = assign_blocks(correlations, family[0].blocks, family[0].name)
+        for group, correlation, perm in zip(units, correlations, placed, strict=True):
+            perms[group.name], found[group.name] = perm, scores_of(correlation, perm)
+        if units != list(family):
+            perms[family[0].name] = placed[0].reshape(family[0].blocks, -1)[:, 0] // (units[0].size // family[0].blocks)
+            found |= block_scores(family, found)
+    if unseen:
+        evidence = Evidence(model_a, model_b, groups)
+        perms = progressive(evidence, unseen, perms)
+        for family in unseen:
+            found |= weight_scores(evidence, family, perms)
+    scores, margins = ({name: pair[kind] for name, pair in found.items()} for kind in (0, 1))
     objective = float(sum(score.sum() for score in scores.values()))
     return Matching(perms, scores, margins, (objective,))
 

@@ -116,7 +116,8 @@ def align(
         model_a, model_b: networks of one architecture; both are left as they were.
         example_input: a batch (one example is enough), or a tuple of arguments, on which the network runs.
         method: "weights" (coordinate descent, no data needed) or "activations" (correlation on `data`).
-        data: batches `x` or `(x, label)`, as the networks expect them; needed by "activations".
+        data: batches `x` or `(x, label)`, as the networks expect them; needed by "activations". Weight matching, where it
+            gets data, starts from activation matching as well.
         seed, restarts: of weight matching's starts; the best objective is kept.
         verify: prove the permutation groups on a float64 copy before they are used.
         progress: called with (done, total); total 0 where it is not known.
@@ -133,12 +134,13 @@ def align(
     for name, model in (("model A", model_a), ("model B", model_b)):
         check_finite(model, name)
     groups = permutation_groups(model_a, example_input, verify=verify)
-    if method == "weights":
-        config = AlignConfig(method, seed, restarts)
-        matching = match_weights(model_a, model_b, groups, config, progress)
-    else:
-        assert data is not None
+    matching = None
+    if data is not None:
         matching = match_activations(model_a, model_b, groups, data, progress)
+    if method == "weights":
+        start = matching.perms if matching else None
+        matching = match_weights(model_a, model_b, groups, AlignConfig(method, seed, restarts), progress, start)
+    assert matching is not None
     return Alignment(groups, matching, method, seed, digest(model_a), digest(model_b))
 
 
@@ -176,11 +178,13 @@ def _flatten(alignment: Alignment) -> tuple[dict[str, np.ndarray], dict]:
         axes = []
         for number, axis in enumerate(group.axes):
             arrays[f"index/{group.name}/{number}"] = axis.index
-            axes.append({"parameter": axis.parameter, "axis": axis.axis, "block": axis.block, "blocks": axis.blocks})
+            axes.append({"parameter": axis.parameter, "axis": axis.axis, "blocks": axis.blocks})
         arrays[f"permutation/{group.name}"] = matching.perms[group.name]
         arrays[f"score/{group.name}"] = matching.scores[group.name]
         arrays[f"margin/{group.name}"] = matching.margins[group.name]
-        described.append({"name": group.name, "size": group.size, "axes": axes})
+        described.append(
+            {"name": group.name, "size": group.size, "axes": axes, "blocks": group.blocks, "family": group.family}
+        )
     sites = {}
     for role, layers in (("layers", groups.layers), ("reads", groups.reads)):
         sites[role] = {name: [units.width, units.axis] for name, units in layers.items()}
@@ -202,7 +206,7 @@ def _unflatten(arrays: dict[str, np.ndarray], structure: dict) -> tuple[Permutat
             GroupAxis(index=arrays[f"index/{entry['name']}/{number}"], **axis)
             for number, axis in enumerate(entry["axes"])
         ]
-        groups.append(Group(entry["name"], entry["size"], tuple(axes)))
+        groups.append(Group(entry["name"], entry["size"], tuple(axes), entry["blocks"], entry["family"]))
     layers, reads = (
         {
             name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64))

@@ -29,7 +29,7 @@ def permutation_groups(model: nn.Module, example_input: object, *, verify: bool 
         ModelError: the network does not run on the example input, or returns no tensor.
     """
     try:
-        trace = trace_labels(*_private(model, example_input, torch.float32), propagate)
+        trace = trace_labels(*private_copy(model, example_input, torch.float32), propagate)
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -40,10 +40,10 @@ def permutation_groups(model: nn.Module, example_input: object, *, verify: bool 
             "give an example_input of the shape that the network expects."
         ) from error
     found = groups_of(trace)
-    return verified(*_private(model, example_input, torch.float64), found) if verify else found
+    return verified(*private_copy(model, example_input, torch.float64), found) if verify else found
 
 
-def _private(model: nn.Module, example_input: object, dtype: torch.dtype) -> tuple[nn.Module, tuple]:
+def private_copy(model: nn.Module, example_input: object, dtype: torch.dtype) -> tuple[nn.Module, tuple]:
     """A copy of the network on the CPU in eval mode, and the arguments for it, with all floats in `dtype`."""
 
     def moved(value: object) -> object:

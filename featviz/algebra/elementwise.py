@@ -23,23 +23,44 @@ def pointwise(mode: Propagation, out: Tensor, operands: Sequence[Tensor]) -> Non
             else:
                 result.append(aligned)
                 owners.append({number})
+    _nest(mode, result, owners)
     kept = []
     for factor, owner in zip(result, owners, strict=True):
         axes = varies(factor)
         held: set[int] = set()
         for number, shape in enumerate(shapes):
             if number not in owner:
-                held |= {a for a in axes if shape[a] > 1 and not _uniform(mode, operands[number], a - out.dim())}
+                held |= {a for a in axes if shape[a] > 1 and not uniform(mode, operands[number], a - out.dim())}
         if held == axes:
             mode.pin((factor,), f"meets a fixed tensor in {mode.module or 'the network'}")
             continue
         if held:
-            mode.tag(factor, sorted(held))
+            mode.pin((mode.tag(factor, sorted(held)),), f"meets a fixed tensor in {mode.module or 'the network'}")
         kept.append(factor)
     mode.put(out, kept)
 
 
-def _uniform(mode: Propagation, tensor: Tensor, axis: int) -> bool:
+def _nest(mode: Propagation, factors: list[Tensor], owners: list[set[int]]) -> None:
+    """Factors of different operands, one over some of the other's axes: of (heads, coordinates) and (heads,) the second moves
+    with the sets of the first, of (heads, coordinates) and (coordinates,) all heads move alike. In place."""
+    for small in sorted(range(len(factors)), key=lambda number: len(varies(factors[number]))):
+        for big in range(len(factors)):
+            inner, outer = varies(factors[small]), varies(factors[big])
+            if not inner < outer or owners[small] & owners[big]:
+                continue
+            if max(inner) < min(outer - inner):
+                mode.tie(mode.tag(factors[big], sorted(inner)), factors[small])
+                owners[big] |= owners[small]
+                factors[small], owners[small] = factors[big], owners[big]
+            else:
+                mode.tie(factors[big], factors[small])
+                owners[small] |= owners[big]
+                factors[big], owners[big] = factors[small], owners[small]
+    alone = [n for n in range(len(factors)) if not any(factors[n] is factors[m] for m in range(n))]
+    factors[:], owners[:] = [factors[n] for n in alone], [owners[n] for n in alone]
+
+
+def uniform(mode: Propagation, tensor: Tensor, axis: int) -> bool:
     """Whether a constant has the same value all along an axis (counted from the end)."""
     return mode.is_constant(tensor) and bool((tensor == tensor.narrow(axis, 0, 1)).all())
 

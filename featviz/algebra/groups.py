@@ -17,23 +17,30 @@ Index = NDArray[np.int64]
 class GroupAxis:
     """The coordinates of one parameter axis that move with a group.
 
-    `index` (size, multiplicity): row i is what unit i owns. In a grouped convolution `block` counts the block of outputs.
+    `index` (size, multiplicity): row i is what unit i owns. The columns of a grouped convolution's weight count on from block to
+    block of its rows: coordinate `c` is column `c % n` of block `c // n`, with n columns and `blocks` blocks.
     """
 
     parameter: str
     axis: int
-    block: int | None
     blocks: int
     index: Index
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are interchangeable with each other, named after the first parameter that produces them."""
+    """Units that are interchangeable with each other, named after the first parameter that produces them.
+
+    Where only units of one block are (the coordinates of an attention head), and whole blocks are, too, the group holds
+    `blocks` blocks of equal size, one after the other. The groups whose blocks must be exchanged alike name the same `family`:
+    the group of the blocks themselves, one unit to a block, which need own nothing.
+    """
 
     name: str
     size: int
     axes: tuple[GroupAxis, ...]
+    blocks: int = 1
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,18 @@ class PermutationGroups:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def families(self) -> list[tuple[Group, ...]]:
+        """Groups that must be permuted together; first among them that of the blocks, where there are blocks."""
+        found: dict[str, list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(group.family or group.name, []).append(group)
+        return [tuple(members) for members in found.values()]
+
+    @property
+    def free_units(self) -> int:
+        """How many units may move: elements of groups that own parameters."""
+        return sum(group.size for group in self.groups if group.axes)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -8,11 +8,14 @@ convolution weight has a factor along its outputs and one along its inputs, an a
 factor is compact: it has the tensor's number of axes, and size 1 along every axis on which it does not vary. What has no
 factor may not move; label 0 (FIXED) says the same of single elements within a factor.
 
+What is summed over as a whole may be permuted within, and nothing else may come in: such *sets* (the coordinates of a head,
+the channels of a GroupNorm group) are tagged. A set has a label of its own, which moves where whole sets are exchanged.
+
 The operators themselves are in `operators.py`. The rule that makes this sound: an operator that is not known to commute
 with a permutation of its input pins the labels it sees.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,17 +28,17 @@ from featviz.errors import ModelError
 
 FIXED = 0
 EQUAL = "="  # starts the name of slots that are no parameter's
+_ONE = torch.ones((), dtype=torch.long)
 
 Factors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class SlotAxis:
-    """Consecutive slots: one axis of one parameter, for a grouped convolution within one block of its outputs."""
+    """Consecutive slots: one axis of one parameter; in a grouped convolution's weight the inputs of all its blocks."""
 
     parameter: str
     axis: int
-    block: int | None
     blocks: int
     first: int
     length: int
@@ -58,12 +61,12 @@ class Trace:
     axes: list[SlotAxis] = field(default_factory=list)
     ties: list[Tensor] = field(default_factory=list)  # (2, n): pairs of labels that move together
     pins: list[tuple[Tensor, str]] = field(default_factory=list)  # labels that may not move, and why
-    tags: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels, and the set each must stay in
+    tags: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # sets (s, n) of labels, and their own labels (s,)
     outputs: dict[str, Site] = field(default_factory=dict)
     inputs: dict[str, Site] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)  # operator -> the module where it first occurred
+    buffers: frozenset[str] = frozenset()
     labels: int = 1
-    sets: int = 0
 
 
 class Propagation(TorchDispatchMode):
@@ -71,14 +74,15 @@ class Propagation(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, rules: Callable[["Propagation", object, tuple, dict, object], bool]) -> None:
         super().__init__()
-        self.trace = Trace()
+        self.trace = Trace(buffers=frozenset(name for name, _ in model.named_buffers()))
         self.rules = rules
         self.module = ""
         named = [*model.named_parameters(), *model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in named}
         self._factors = WeakTensorKeyDictionary()
         self._constants = WeakTensorKeyDictionary()
-        self._axes: dict[tuple[str, int, int | None], SlotAxis] = {}
+        self._axes: dict[tuple[str, int, int], SlotAxis] = {}
+        self._sets: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -98,6 +102,9 @@ class Propagation(TorchDispatchMode):
                 self.pin(self.factors(tensor), f"unknown operator {func} in {self.module or 'the network'}")
             for tensor in tensors_of(out):
                 self.put(tensor, ())
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                self._written(value, uniform=all(self.is_constant(a) for a in inputs if a is not value))
         return out
 
     # What a tensor carries.
@@ -122,6 +129,52 @@ class Propagation(TorchDispatchMode):
                 self.pin((small,), f"a single unit taken out in {self.module or 'the network'}")
         self._factors[tensor] = tuple(kept)
 
+    def _written(self, part: Tensor, uniform: bool) -> None:
+        """`part` was written in place: other tensors on its memory get its labels where they overlap.
+
+        What was written or what it was written into may be `uniform`, the same all along an axis that `part` spans whole: that
+        needs no labels, and does not disturb those that are there.
+        """
+        memory = part.untyped_storage().data_ptr()
+        known = [t for t in {*self._factors.keys(), *self._constants.keys()} if t is not part]
+        for whole in (t for t in known if t.untyped_storage().data_ptr() == memory):
+            old, new = self.factors(whole), self.factors(part)
+            blank = whole in self._constants
+            self._constants.pop(whole, None)
+            if old and new and len(old) != len(new):
+                self.pin((*old, *new), f"a tensor of other structure written into a part in {self.module or 'the network'}")
+                self.put(whole, ())
+                continue
+            result = []
+            for number in range(max(len(old), len(new))):
+                before = old[number] if old else torch.zeros((1,) * whole.dim(), dtype=torch.long)
+                after = new[number] if new else torch.zeros((1,) * part.dim(), dtype=torch.long)
+                inside = _overlaid(torch.zeros((1,) * whole.dim(), dtype=torch.long), whole, _ONE, part).bool()
+                if not new and uniform:
+                    if _even(inside, varies(before)):
+                        result.append(before)
+                        continue
+                    after = self._constant_labels(part, varies(before) if part.dim() == whole.dim() else set())
+                axes = varies(after) if part.dim() == whole.dim() else set()
+                if blank and axes and not old and _even(whole.masked_fill(inside, 0), axes):
+                    if _even(inside, axes):
+                        result.append(after)
+                        continue
+                    before = self._constant_labels(whole.masked_fill(inside, 0), axes)
+                result.append(_overlaid(before, whole, after, part))
+            self.put(whole, result)
+
+    def _constant_labels(self, tensor: Tensor, axes: set[int]) -> Tensor:
+        """Labels of what is one constant along an axis; fixed where it is not, or the axis is not one."""
+        if len(axes) != 1 or max(axes) >= tensor.dim() or not _even(tensor, axes):
+            return torch.zeros((1,) * tensor.dim(), dtype=torch.long)
+        (axis,) = axes
+        return self.equal_elements(tensor.shape[axis]).view([-1 if a == axis else 1 for a in range(tensor.dim())])
+
+    def mark_constant(self, tensor: Tensor) -> None:
+        """Its values depend neither on the input nor on a parameter, though an operand of the operator did."""
+        self._constants[tensor] = True
+
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether the tensor's values depend neither on the input nor on a parameter."""
         return tensor in self._constants
@@ -130,41 +183,39 @@ class Propagation(TorchDispatchMode):
         return id(tensor) in self._names
 
     def block_factor(self, tensor: Tensor, blocks: int) -> Factors:
-        """A grouped convolution's weight (out, in / blocks, ...): outputs, and inputs separately within each block."""
+        """A grouped convolution's weight (rows, columns, ...): rows, and columns separately within each block of rows."""
         name = self._names[id(tensor)]
-        axis0 = self._slots(name, 0, None, 1, tensor.shape[0])
-        rows = torch.arange(axis0.length) + axis0.first
-        length = tensor.shape[1]
-        first = [self._slots(name, 1, block, blocks, length).first for block in range(blocks)]
-        inner = torch.tensor(first)[:, None] + torch.arange(length)
+        rows = self._slots(name, 0, 1, tensor.shape[0])
+        columns = self._slots(name, 1, blocks, blocks * tensor.shape[1])
+        inner = (torch.arange(columns.length) + columns.first).view(blocks, -1)
         inner = inner.repeat_interleave(tensor.shape[0] // blocks, 0)
         tail = (1,) * (tensor.dim() - 2)
-        return rows.view(-1, 1, *tail), inner.view(*inner.shape, *tail)
+        return (torch.arange(rows.length) + rows.first).view(-1, 1, *tail), inner.view(*inner.shape, *tail)
 
     def equal_elements(self, length: int) -> Tensor:
         """Labels (length,) of elements that are one constant, like a padding's zeros: exchangeable, and owning nothing."""
         name = f"{EQUAL}{len(self.trace.axes)}"
-        return torch.arange(length) + self._slots(name, 0, None, 1, length).first
+        return torch.arange(length) + self._slots(name, 0, 1, length).first
 
     def _parameter_factors(self, name: str, tensor: Tensor) -> Factors:
         factors = []
         for axis, length in enumerate(tensor.shape):
             if length > 1:
-                slots = self._slots(name, axis, None, 1, length)
-                labels = torch.arange(length) + slots.first
+                labels = torch.arange(length) + self._slots(name, axis, 1, length).first
                 factors.append(labels.view(*(length if a == axis else 1 for a in range(tensor.dim()))))
         return tuple(factors)
 
-    def _slots(self, name: str, axis: int, block: int | None, blocks: int, length: int) -> SlotAxis:
-        key = (name, axis, block)
+    def _slots(self, name: str, axis: int, blocks: int, length: int) -> SlotAxis:
+        key = (name, axis, blocks)
         if key not in self._axes:
-            self._axes[key] = SlotAxis(name, axis, block, blocks, self.trace.labels, length)
-            self.trace.axes.append(self._axes[key])
+            new = self._axes[key] = SlotAxis(name, axis, blocks, self.trace.labels, length)
+            self.trace.axes.append(new)
             self.trace.labels += length
-            plain = self._axes.get((name, axis, None))
-            if block is not None and plain is not None:
-                span = torch.arange(length)
-                self.tie(span + self._axes[key].first, span + plain.first)
+            for other in self._axes.values():
+                if (other.parameter, other.axis) == (name, axis) and other.blocks != blocks:
+                    for one in (new, other):  # used as blocks here and otherwise there: all blocks move alike
+                        span = torch.arange(one.length)
+                        self.tie(span + one.first, span % (length // blocks) + new.first)
         return self._axes[key]
 
     # What an operator says about labels.
@@ -182,13 +233,25 @@ class Propagation(TorchDispatchMode):
         for factor in factors:
             self.trace.pins.append((torch.unique(factor), why))
 
-    def tag(self, factor: Tensor, axes: Sequence[int]) -> None:
-        """Labels may be exchanged only within one index of `axes` (one set for the whole factor where `axes` is empty)."""
-        shape = [factor.shape[a] if a in axes else 1 for a in range(factor.dim())]
-        index = torch.arange(int(np.prod(shape))).view(shape) + self.trace.sets
-        self.trace.sets += index.numel()
-        labels, sets = torch.broadcast_tensors(factor, index)
-        self.trace.tags.append((labels.reshape(-1), sets.reshape(-1)))
+    def tag(self, factor: Tensor, axes: Iterable[int]) -> Tensor:
+        """Labels may be exchanged only within one index of `axes`: all those of an index are one set.
+
+        Sets as a whole may be exchanged, if all that is said of them allows it. Returns the label of each set, shaped as the
+        factor with size 1 along the other axes; where there is but one set, it is pinned.
+        """
+        kept = [a for a in axes if factor.shape[a] > 1]
+        rest = [a for a in range(factor.dim()) if a not in kept]
+        shape = [factor.shape[a] if a in kept else 1 for a in range(factor.dim())]
+        rows = factor.permute(*kept, *rest).reshape(int(np.prod(shape)), -1).sort(1).values
+        rows, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        key = (tuple(rows.shape), rows.numpy().tobytes())
+        if key not in self._sets:
+            own = self._sets[key] = torch.arange(len(rows)) + self.trace.labels
+            self.trace.labels += len(rows)
+            self.trace.tags.append((rows, own))
+            if len(rows) == 1:
+                self.pin((own,), "a set taken as a whole")
+        return self._sets[key][inverse].view(shape)
 
     def constant_along(self, factor: Tensor, axes: Iterable[int]) -> Tensor:
         """The factor, made constant along `axes` by tying what differs there."""
@@ -209,6 +272,20 @@ def tensors_of(value: object) -> list[Tensor]:
     if isinstance(value, tuple | list):
         return [tensor for item in value for tensor in tensors_of(item)]
     return []
+
+
+def _overlaid(before: Tensor, whole: Tensor, after: Tensor, part: Tensor) -> Tensor:
+    """Labels of `whole` once `part`, on the same memory, has its own."""
+    length = whole.untyped_storage().nbytes() // whole.element_size()
+    memory = torch.full((length,), FIXED, dtype=torch.long)
+    for tensor, labels in ((whole, before), (part, after)):
+        memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(labels.expand(tensor.shape))
+    return memory.as_strided(whole.shape, whole.stride(), whole.storage_offset()).clone()
+
+
+def _even(tensor: Tensor, axes: Iterable[int]) -> bool:
+    """Whether values are the same all along some axes."""
+    return all(bool((tensor == tensor.narrow(axis, 0, 1)).all()) for axis in axes)
 
 
 def compact(factor: Tensor) -> Tensor:
@@ -273,10 +350,12 @@ def trace_labels(model: nn.Module, inputs: tuple, rules: Callable[..., bool]) ->
 def _site(mode: Propagation, name: str, module: nn.Module, tensor: Tensor) -> Site:
     factors = mode.factors(tensor)
     single = [next(iter(varies(f))) for f in factors if len(varies(f)) == 1]
-    if single:
-        axis = single[0]
-    elif tensor.dim() == 3 and not isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.ConvTranspose1d):
-        axis = 2
+    if isinstance(module, nn.Linear | nn.LayerNorm) or (not single and tensor.dim() == 3 and not _one_dimensional(module)):
+        axis = tensor.dim() - 1
     else:
-        axis = min(1, tensor.dim() - 1)
+        axis = single[-1] if single else min(1, tensor.dim() - 1)
     return Site(name, tuple(tensor.shape), factors, axis)
+
+
+def _one_dimensional(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.ConvTranspose1d)

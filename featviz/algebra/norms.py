@@ -22,7 +22,8 @@ def reduce(mode: Propagation, named: dict, out: Any) -> None:
         if axes <= dims:
             mode.tag(factor, ())
             continue
-        factor = mode.constant_along(factor, sorted(axes & dims))
+        if axes & dims:
+            factor = mode.tag(factor, sorted(axes - dims))
         if not keep:
             factor = factor.reshape([n for a, n in enumerate(factor.shape) if a not in dims])
         result.append(factor)

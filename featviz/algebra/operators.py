@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featviz.algebra.contractions import addmm, convolution, mm
 from featviz.algebra.elementwise import pointwise
-from featviz.algebra.labels import FIXED, Propagation, tensors_of, varies
+from featviz.algebra.labels import FIXED, Propagation, compact, tensors_of, varies
 from featviz.algebra.norms import batch_norm, group_norm, layer_norm, reduce, softmax
 
 aten = torch.ops.aten
@@ -77,7 +77,8 @@ def propagate(mode: Propagation, func: Any, args: tuple, kwargs: dict, out: Any)
     elif packet in PASSES:
         mode.put(tensors_of(out)[0], mode.factors(args[0]))
     elif packet in CONSTANT_LIKE:
-        mode.put(tensors_of(out)[0], ())
+        mode.put(out, ())
+        mode.mark_constant(out)
     elif _is_pointwise(func):
         pointwise(mode, out, tensors_of((args, kwargs)))
     else:
@@ -111,9 +112,15 @@ def _move(mode: Propagation, func: Any, args: tuple, kwargs: dict, out: Any) -> 
             result = full.as_strided(*rest, **kwargs)
         else:
             result = func(full, *rest, **kwargs)
-        moved.append(tensors_of(result))
+        moved.append([compact(labels) for labels in tensors_of(result)])
     for number, tensor in enumerate(tensors_of(out)):
         mode.put(tensor, [factor[number] for factor in moved])
+        if func.is_view and tensor.numel() >= source.numel():
+            continue
+        for before, after in zip(mode.factors(source), moved, strict=True):
+            part = torch.unique(after[number])
+            if 1 < len(part) < len(torch.unique(before)):
+                mode.tag(part, ())  # from here on, what is taken out is treated in its own way
 
 
 def _cat(mode: Propagation, named: dict, out: Tensor) -> None:
@@ -197,10 +204,6 @@ def _glu(mode: Propagation, named: dict, out: Tensor) -> None:
 
 def _copy_into(mode: Propagation, named: dict, out: Tensor) -> None:
     source = named["src"]
-    if out.untyped_storage().nbytes() != out.numel() * out.element_size():
-        mode.pin(mode.factors(source), f"written into a part of a tensor in {mode.module or 'the network'}")
-        mode.put(out, ())
-        return
     lead = (1,) * (out.dim() - source.dim())
     mode.put(out, [f.reshape(lead + tuple(f.shape)) for f in mode.factors(source)])
 

@@ -1,46 +1,61 @@
 """From a trace of labels to groups: ties make classes, and classes that nothing tells apart are interchangeable.
 
-Two classes are exchangeable if and only if they own as many slots of the same parameter axes and must stay within the same
-sets (tags); those orbits are the groups. A class that meets a pinned label may not move.
+Classes are exchangeable if they own as many slots of the same parameter axes and lie in the same sets (tags); those orbits
+are the groups. A class that meets a pinned label may not move, and neither may a set that holds one.
+
+Sets that share members, and their members, make a *component*: a head with its queries, keys and values. Components that
+look alike, set by set and member by member, are exchangeable as a whole: they make a family, whose groups hold the members
+of all its components, block after block.
 """
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.algebra.labels import EQUAL, FIXED, Site, SlotAxis, Trace, varies
 
+Signature = tuple  # what tells a class from others: its slots' axes, the sets it lies in, the sets it stands for
+
 
 def groups_of(trace: Trace) -> PermutationGroups:
     """All groups that a trace allows, the units of every module, and what is pinned."""
     classes, reasons = _classes(trace)
-    kinds, coordinates = _slot_table(trace.axes, trace.labels)
-    free = np.ones(classes.max() + 1, dtype=bool)
-    free[list(reasons)] = False
-    members = _orbits(classes, kinds, coordinates, free, _tag_sets(trace, classes))
+    slots = _slots_of(trace, classes)
+    for number, (kinds, _) in slots.items():
+        learned = {kind for kind in kinds if trace.axes[kind].parameter not in trace.buffers}
+        if len(learned) < 2 and len(learned) < len(set(kinds)):  # read by a parameter, made by none
+            reasons.setdefault(number, "a constant table")
+    families = _families(trace, classes, reasons, {number: axes for number, (axes, _) in slots.items()})
+    families.sort(key=lambda family: min(int(slots[c][1][0]) if c in slots else trace.labels for c in family.numbers))
     place = np.full((classes.max() + 1, 2), -1, dtype=np.int64)
     groups: list[Group] = []
-    for orbit, slots in members:
-        axes = []
-        for kind in dict.fromkeys(kinds[slots[0]].tolist()):
-            columns = kinds[slots[0]] == kind
-            source = trace.axes[kind]
-            if source.parameter.startswith(EQUAL):
+    for family in families:
+        found = [(members, _axes(trace, members, slots)) for members in family.orbits]
+        named = [axes for _, axes in found if axes]
+        if not named:
+            continue
+        blocks = len(family.orbits[0]) if family.sets else 1
+        outer = None
+        for number, (members, axes) in enumerate(found):
+            is_outer = family.sets and number == 0
+            if not axes and not is_outer:
                 continue
-            axes.append(
-                GroupAxis(source.parameter, source.axis, source.block, source.blocks, coordinates[slots[:, columns]])
-            )
-        if axes:
-            place[orbit] = np.stack([np.full(len(orbit), len(groups)), np.arange(len(orbit))], 1)
-            groups.append(Group(_name(axes[0], groups), len(orbit), tuple(axes)))
+            name = _name(axes[0].parameter if axes else f"{named[0][0].parameter.rpartition('.')[0]}.blocks.", groups)
+            outer = name if is_outer else outer
+            flat = members.reshape(-1)
+            place[flat] = np.stack([np.full(len(flat), len(groups)), np.arange(len(flat))], 1)
+            groups.append(Group(name, len(flat), axes, blocks, outer))
     layers = {name: units for name, site in trace.outputs.items() if (units := _units(site, classes, place))}
     reads = {name: units for name, site in trace.inputs.items() if (units := _units(site, classes, place))}
     pinned = []
-    for number, axis in enumerate(trace.axes):
-        held = [c for c in classes[kinds == number] if not free[c]]
+    for axis in trace.axes:
+        held = [c for c in classes[axis.first : axis.first + axis.length].tolist() if c in reasons]
         if held and not axis.parameter.startswith(EQUAL):
             pinned.append(Pinned(axis.parameter, axis.axis, len(held), reasons[held[0]]))
     return PermutationGroups(tuple(groups), layers, reads, tuple(pinned), trace.unknown)
@@ -63,48 +78,120 @@ def _classes(trace: Trace) -> tuple[Index, dict[int, str]]:
     return classes, reasons
 
 
-def _slot_table(axes: list[SlotAxis], labels: int) -> tuple[Index, Index]:
-    """For every label the number of its parameter axis and its coordinate on it."""
-    kinds, coordinates = np.full(labels, -1, dtype=np.int64), np.zeros(labels, dtype=np.int64)
-    for number, axis in enumerate(axes):
-        span = slice(axis.first, axis.first + axis.length)
-        kinds[span], coordinates[span] = number, np.arange(axis.length)
-    return kinds, coordinates
+def _slots_of(trace: Trace, classes: Index) -> dict[int, tuple[tuple[int, ...], Index]]:
+    """For every class with slots, in parallel order, the axes that they lie on and their labels."""
+    axis = np.full(trace.labels, -1, dtype=np.int64)
+    for number, span in enumerate(trace.axes):
+        axis[span.first : span.first + span.length] = number
+    slots = np.flatnonzero(axis >= 0)
+    slots = slots[np.lexsort((slots, axis[slots], classes[slots]))]
+    starts = np.flatnonzero(np.diff(classes[slots])) + 1
+    parts = np.split(slots, starts) if len(slots) else []
+    return {int(classes[part[0]]): (tuple(axis[part].tolist()), part) for part in parts}
 
 
-def _tag_sets(trace: Trace, classes: Index) -> dict[int, tuple[int, ...]]:
-    """For every class the sets that it must stay in."""
-    sets: dict[int, set[int]] = {}
-    for labels, numbers in trace.tags:
-        pairs = np.unique(np.stack([classes[labels.numpy()], numbers.numpy()]), axis=1)
-        for number, tag in pairs.T.tolist():
-            sets.setdefault(number, set()).add(tag)
-    return {number: tuple(sorted(tags)) for number, tags in sets.items()}
+@dataclass
+class _Family:
+    """Orbits (blocks, members): classes that exchange within a row, and whole rows with each other.
+
+    `sets`: whether there are several rows; then the first orbit holds a set of each, one to a row.
+    """
+
+    orbits: list[Index]
+    sets: bool = False
+    numbers: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = [number for orbit in self.orbits for number in orbit.reshape(-1).tolist()]
 
 
-def _orbits(
-    classes: Index, kinds: Index, coordinates: Index, free: NDArray[np.bool_], tags: dict[int, tuple[int, ...]]
-) -> list[tuple[Index, Index]]:
-    """Exchangeable classes of two or more: (class numbers (n,), their slots (n, slots per class)), slots in parallel."""
-    slots = np.flatnonzero((kinds >= 0) & free[classes])
-    slots = slots[np.lexsort((coordinates[slots], kinds[slots], classes[slots]))]
-    if not len(slots):
-        return []
-    starts = np.flatnonzero(np.r_[True, np.diff(classes[slots]) > 0])
-    alike: dict[tuple, list[Index]] = {}
-    for own in np.split(slots, starts[1:]):
-        signature = (kinds[own].tobytes(), tags.get(int(classes[own[0]]), ()))
-        alike.setdefault(signature, []).append(own)
-    orbits = [np.stack(members) for members in alike.values() if len(members) > 1]
-    orbits = [slots[np.argsort(coordinates[slots[:, 0]], kind="stable")] for slots in orbits]
-    orbits.sort(key=lambda slots: int(slots.min()))
-    return [(classes[slots[:, 0]], slots) for slots in orbits]
+def _families(
+    trace: Trace, classes: Index, reasons: dict[int, str], axes: dict[int, tuple[int, ...]]
+) -> list[_Family]:
+    """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
+    pairs = np.zeros((0, 2), dtype=np.int64)
+    stands: dict[int, set[int]] = defaultdict(set)  # a set's class -> the tags that made it
+    for number, (members, own) in enumerate(trace.tags):
+        pair = np.stack([classes[members.numpy()], np.broadcast_to(classes[own.numpy()][:, None], members.shape)], -1)
+        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 2), axis=0)])
+        for label in classes[own.numpy()].tolist():
+            stands[label].add(number)
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    pinned = np.zeros(classes.max() + 1, dtype=bool)
+    pinned[list(reasons)] = True
+    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[pairs[:, 1]], 1]):
+        pinned[held] = True  # a set that holds a fixed unit stays
+        for number in held.tolist():
+            reasons.setdefault(number, "a set that holds a fixed unit")
+    inside: dict[int, list[int]] = defaultdict(list)  # a class -> the sets that it lies in
+    for member, label in pairs.tolist():
+        inside[member].append(label)
+
+    movable = pairs[~pinned[pairs[:, 1]]]
+    ones = np.ones(len(movable), dtype=np.int8)
+    graph = coo_matrix((ones, tuple(movable.T)), shape=(len(pinned), len(pinned)))
+    component = connected_components(graph, directed=False)[1]
+    components: dict[int, list[int]] = defaultdict(list)
+    for number in np.unique(movable).tolist():
+        components[int(component[number])].append(number)
+
+    def signature(number: int, local: dict[int, int]) -> Signature:
+        around = inside[number]
+        fixed = tuple(label for label in around if label not in local)
+        own = (tuple(sorted(stands[number])), local[number]) if number in local else ()
+        return axes.get(number, ()), fixed, tuple(sorted(local[label] for label in around if label in local)), own
+
+    alone: dict[Signature, list[int]] = defaultdict(list)
+    for number in axes:
+        if not pinned[number] and not component_of(number, components, component):
+            alone[signature(number, {})].append(number)
+    families = [_Family([np.array([members])]) for members in alone.values() if len(members) > 1]
+
+    alike: dict[frozenset, list[dict[Signature, list[int]]]] = defaultdict(list)
+    for members in components.values():
+        sets = sorted((n for n in members if n in stands), key=lambda n: (sorted(stands[n]), n))
+        local = {number: place for place, number in enumerate(sets)}
+        by_signature: dict[Signature, list[int]] = defaultdict(list)
+        for number in [*sets, *(n for n in members if n not in local)]:
+            by_signature[signature(number, local)].append(number)
+        alike[frozenset((key, len(found)) for key, found in by_signature.items())].append(by_signature)
+    for parts in alike.values():
+        orbits = [np.array([part[key] for part in parts]) for key in parts[0]]
+        if len(parts) > 1:
+            families.append(_Family(orbits, sets=True))
+        else:
+            families += [_Family([orbit]) for orbit in orbits if orbit.size > 1]
+    return families
 
 
-def _name(axis: GroupAxis, groups: list[Group]) -> str:
-    base = axis.parameter.rpartition(".")[0] or axis.parameter
+def component_of(number: int, components: dict[int, list[int]], component: Index) -> bool:
+    """Whether a class lies in a component of sets that may move."""
+    return int(component[number]) in components
+
+
+def _axes(trace: Trace, members: Index, slots: dict[int, tuple[tuple[int, ...], Index]]) -> tuple[GroupAxis, ...]:
+    """The parameter axes of an orbit, with the coordinates that each of its classes owns there."""
+    flat = members.reshape(-1).tolist()
+    if flat[0] not in slots:
+        return ()
+    kinds, _ = slots[flat[0]]
+    owned = np.stack([slots[number][1] for number in flat])
+    used = {(axis.parameter, axis.axis) for axis in trace.axes if axis.blocks == 1}
+    found = []
+    for kind in dict.fromkeys(kinds):
+        axis = trace.axes[kind]
+        shadowed = axis.blocks > 1 and (axis.parameter, axis.axis) in used
+        if not axis.parameter.startswith(EQUAL) and not shadowed:
+            columns = np.array(kinds) == kind
+            found.append(GroupAxis(axis.parameter, axis.axis, axis.blocks, owned[:, columns] - axis.first))
+    return tuple(found)
+
+
+def _name(parameter: str, groups: Iterable[Group]) -> str:
+    """The module of a parameter, numbered where another group has its name."""
+    base = parameter.rpartition(".")[0] or parameter
     taken = {group.name for group in groups}
-    names = [base, *(f"{base}#{number}" for number in range(2, len(groups) + 3))]
+    names = [base, *(f"{base}#{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 
 

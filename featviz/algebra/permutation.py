@@ -10,45 +10,71 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.algebra.groups import Group, GroupAxis, Index
+from featviz.algebra.groups import Group, GroupAxis, Index, PermutationGroups
 
-AxisIndex = dict[tuple[str, int, int | None, int], Index]  # parameter, axis, block, number of blocks
+AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
+
+
+def in_blocks(outer: Index, inner: Index) -> Index:
+    """Permutation of a group in blocks: place (j, i) gets unit `inner[j, i]` of block `outer[j]`.
+
+    Args:
+        outer: (blocks,) permutation of the blocks. inner: (blocks, size of a block), a permutation in each row.
+    """
+    return (outer[:, None] * inner.shape[1] + inner).reshape(-1)
+
+
+def moved_blocks(outer: Index, size: int) -> Index:
+    """Permutation of a group of `size` units whose blocks are exchanged as they are."""
+    return in_blocks(outer, np.tile(np.arange(size // len(outer)), (len(outer), 1)))
+
+
+def random_permutations(groups: PermutationGroups, generator: np.random.Generator) -> dict[str, Index]:
+    """One permutation of every group, drawn at random from those that are allowed."""
+    perms: dict[str, Index] = {}
+    for family in groups.families():
+        outer = generator.permutation(family[0].blocks)
+        for group in family:
+            inner = [generator.permutation(group.size // group.blocks) for _ in outer]
+            perms[group.name] = in_blocks(outer, np.stack(inner))
+    return perms
 
 
 def axis_indices(
     groups: Iterable[Group],
     perms: Mapping[str, Index],
     sizes: Mapping[str, tuple[int, ...]],
-    skip: GroupAxis | None = None,
+    held: tuple[GroupAxis, Index] | None = None,
 ) -> AxisIndex:
-    """For every axis (or block of one) of the parameters in `sizes` the coordinates to gather, without the axis `skip`."""
+    """For every axis of the parameters in `sizes` the coordinates to gather.
+
+    Args:
+        held: an axis, and the permutation for it in place of its group's.
+    """
     indices: AxisIndex = {}
     for group in groups:
-        perm = perms.get(group.name)
-        if perm is None:
-            continue
         for axis in group.axes:
-            if axis is skip or axis.parameter not in sizes:
+            perm = held[1] if held and axis is held[0] else perms.get(group.name)
+            if perm is None or axis.parameter not in sizes:
                 continue
-            key = (axis.parameter, axis.axis, axis.block, axis.blocks)
+            key = (axis.parameter, axis.axis, axis.blocks)
             if key not in indices:
-                indices[key] = np.arange(sizes[axis.parameter][axis.axis])
+                indices[key] = np.arange(sizes[axis.parameter][axis.axis] * axis.blocks)
             indices[key][axis.index] = axis.index[perm]
     return indices
 
 
 def gather(tensor: Tensor, parameter: str, indices: AxisIndex) -> Tensor:
-    """The tensor with every axis gathered; the blocks of a grouped convolution's inputs one by one."""
-    own = {key[1:]: index for key, index in indices.items() if key[0] == parameter}
-    for (axis, block, _), index in own.items():
-        if block is None:
+    """The tensor with every axis gathered; the columns of a grouped convolution's blocks last, each within its block."""
+    own = sorted((key[2], key[1], index) for key, index in indices.items() if key[0] == parameter)
+    for blocks, axis, index in own:
+        if blocks == 1:
             tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
-    for (axis, block, blocks), index in own.items():
-        if block is not None:
-            rows = tensor.shape[0] // blocks
-            span = slice(block * rows, (block + 1) * rows)
-            part = tensor[span].index_select(axis, torch.from_numpy(index).to(tensor.device))
-            tensor = torch.cat([tensor[: span.start], part, tensor[span.stop :]])
+        else:  # the rows have brought their blocks along
+            rows, columns = tensor.shape[:2]
+            within = torch.from_numpy(index % columns).to(tensor.device).view(blocks, columns)
+            within = within.repeat_interleave(rows // blocks, 0).view(rows, columns, *(1,) * (tensor.dim() - 2))
+            tensor = tensor.take_along_dim(within, 1)
     return tensor
 
 

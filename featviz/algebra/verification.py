@@ -3,13 +3,15 @@
 A group that changes the function is bisected out, demoted to pinned, and reported: exact or refused.
 """
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import torch
 from torch import nn
 
-from featviz.algebra.groups import Group, LayerUnits, PermutationGroups, Pinned
+from featviz.algebra.groups import Group, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.algebra.labels import tensors_of
-from featviz.algebra.permutation import permute_module
+from featviz.algebra.permutation import permute_module, random_permutations
 from featviz.errors import AlignmentError
 
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
@@ -24,11 +26,12 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
     """
     if not found.groups:
         return found
-    generator = torch.Generator().manual_seed(0)
-    randomise_constants(trial, generator)
-    wrong = _wrong_groups(trial, inputs, list(range(len(found))), found, generator)
-    if not wrong:
+    randomise_constants(trial, torch.Generator().manual_seed(0))
+    perms = random_permutations(found, np.random.default_rng(0))
+    refused = {group.name for family in _wrong(trial, inputs, found.families(), perms) for group in family}
+    if not refused:
         return found
+    wrong = [number for number, group in enumerate(found) if group.name in refused]
     keep = [number for number in range(len(found)) if number not in wrong]
     renumber = np.full(len(found) + 1, -1, dtype=np.int64)
     renumber[keep] = np.arange(len(keep))
@@ -59,26 +62,22 @@ def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
                 tensor.copy_(0.5 + noise if not name.endswith("running_mean") else noise - 0.5)
 
 
-def _wrong_groups(
-    trial: nn.Module, inputs: tuple, numbers: list[int], found: PermutationGroups, generator: torch.Generator
-) -> list[int]:
-    """Bisect: the groups among `numbers` that change the output, each found alone."""
-    subset = [found.groups[n] for n in numbers]
-    if not numbers or relative_error(trial, inputs, subset, generator) <= TOLERANCE:
+def _wrong(
+    trial: nn.Module, inputs: tuple, families: list[tuple[Group, ...]], perms: Mapping[str, Index]
+) -> list[tuple[Group, ...]]:
+    """Bisect: the families of groups that change the output, each found alone."""
+    subset = [group for family in families for group in family]
+    if not families or relative_error(trial, inputs, subset, perms) <= TOLERANCE:
         return []
-    if len(numbers) == 1:
-        return numbers
-    half = len(numbers) // 2
-    left = _wrong_groups(trial, inputs, numbers[:half], found, generator)
-    right = _wrong_groups(trial, inputs, numbers[half:], found, generator)
-    if not left and not right:  # each half is right alone, not together: refuse them all
-        return numbers
-    return left + right
+    if len(families) == 1:
+        return families
+    half = len(families) // 2
+    found = _wrong(trial, inputs, families[:half], perms) + _wrong(trial, inputs, families[half:], perms)
+    return found or families  # each half is right alone, not together: refuse them all
 
 
-def relative_error(model: nn.Module, inputs: tuple, groups: list[Group], generator: torch.Generator) -> float:
-    """Largest change of any output under one random permutation per group, over the output's largest value."""
-    perms = {group.name: torch.randperm(group.size, generator=generator).numpy() for group in groups}
+def relative_error(model: nn.Module, inputs: tuple, groups: Iterable[Group], perms: Mapping[str, Index]) -> float:
+    """Largest change of any output under the permutations of some groups, over the output's largest value."""
     with torch.no_grad():
         before = tensors_of(model(*inputs))
         after = tensors_of(permute_module(model, groups, perms)(*inputs))

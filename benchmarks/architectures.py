@@ -1,0 +1,132 @@
+"""Which architectures featviz traces exactly: relative error, free and pinned units, seconds and peak memory of each.
+
+    uv run python benchmarks/architectures.py --out benchmarks/results/architectures.json --readme README.md
+
+Every network runs in a process of its own, at its native input size, with random weights and random norm statistics. It is
+traced as `featviz.permutation_groups(model, x)` does it (verification included), and then judged apart from that: one random
+permutation of all groups together, another random input, float64; the error is the largest change of any output over the
+largest output. *Pinned* are output units of convolutions and linear layers (other than the logits) that may not move. Peak memory is the process's resident
+set, of which importing torch and torchvision takes about 0.4 GiB. The peers' results were measured at native input size, too,
+on torch 2.14, and are repeated here as they were found.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from machine import machine
+from tqdm import tqdm
+
+import featviz
+from featviz.algebra.discovery import private_copy
+from featviz.algebra.groups import PermutationGroups
+from featviz.algebra.permutation import random_permutations
+from featviz.algebra.verification import randomise_constants, relative_error
+
+# Network -> input side.
+NETWORKS = {
+    "alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "resnet18": 224, "resnet50": 224, "wide_resnet50_2": 224,
+    "resnext50_32x4d": 224, "densenet121": 224, "googlenet": 224, "inception_v3": 299, "squeezenet1_0": 224,
+    "mobilenet_v2": 224, "mobilenet_v3_small": 224, "mobilenet_v3_large": 224, "mnasnet0_5": 224,
+    "shufflenet_v2_x1_0": 224, "efficientnet_b0": 224, "efficientnet_v2_s": 384, "regnet_x_400mf": 224,
+    "regnet_y_400mf": 224, "convnext_tiny": 224, "vit_b_16": 224, "swin_t": 224, "swin_v2_t": 256, "maxvit_t": 224,
+}  # fmt: skip
+
+# What the peers did with the same networks, as far as it is known: torch-pruning's dependency groups used as permutation
+# groups, sinkhorn-rebasin, rebasin.
+PEERS: dict[str, dict[str, tuple[str, ...]]] = {}
+
+README_HEAD = "| network | result | relative error | free units | of these in blocks | pinned | seconds | peak MiB |"
+
+
+def measure(name: str) -> dict[str, object]:
+    """One network, in this process."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    side = NETWORKS[name]
+    x = torch.rand(1, 3, side, side)
+    began = time.perf_counter()
+    featviz.permutation_groups(model, x, verify=False)
+    traced = time.perf_counter() - began
+    began = time.perf_counter()
+    groups = featviz.permutation_groups(model, x)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    trial, inputs = private_copy(model, torch.rand(1, 3, side, side), torch.float64)
+    randomise_constants(trial, torch.Generator().manual_seed(1))
+    error = relative_error(trial, inputs, groups, random_permutations(groups, np.random.default_rng(1)))
+    refused = [pin.parameter for pin in groups.pinned if "verification" in pin.reason]
+    return {
+        "input": side, "relative_error": error, "groups": len(groups), "free": groups.free_units,
+        "in_blocks": sum(group.size for group in groups if group.axes and group.blocks > 1),
+        "pinned": pinned_units(model, groups), "refused": refused, "unknown": dict(groups.unknown),
+        "seconds": seconds, "seconds_tracing": traced, "peak_mib": peak,
+        "result": "exact" if error < 1e-10 and not refused else "refused in part" if error < 1e-10 else "WRONG",
+    }  # fmt: skip
+
+
+def pinned_units(model: torch.nn.Module, groups: PermutationGroups) -> int:
+    """Output units of modules with a weight matrix or kernel that may not move, without those of the network's output."""
+    outputs = {pin.parameter for pin in groups.pinned if pin.axis == 0 and pin.reason == "the network's output"}
+    modules = dict(model.named_modules())
+    count = 0
+    for name, units in groups.layers.items():
+        weight = getattr(modules[name], "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.dim() > 1 and f"{name}.weight" not in outputs:
+            count += int((units.group < 0).sum())
+    return count
+
+
+def table(found: dict[str, dict]) -> str:
+    """The README's table."""
+    rows = [README_HEAD, "|" + "---|" * (README_HEAD.count("|") - 1)]
+    for name, row in found.items():
+        rows.append(
+            f"| {name} | {row['result']} | {row['relative_error']:.0e} | {row['free']:,} | {row['in_blocks']:,} "
+            f"| {row['pinned']:,} | {row['seconds']:.1f} | {row['peak_mib']:,.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def write_into(readme: Path, text: str) -> None:
+    """Put the table where the README's last one was."""
+    lines = readme.read_text().splitlines()
+    first = lines.index(README_HEAD)
+    last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
+    readme.write_text("\n".join([*lines[:first], text, *lines[last:], ""]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--one", choices=NETWORKS, help="measure one network in this process and print it as JSON")
+    parser.add_argument("--out", type=Path, help="JSON of all figures, and the machine")
+    parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one)))
+        return
+    found = {}
+    for name in tqdm(args.networks):
+        command = [sys.executable, __file__, "--one", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr}")
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        tqdm.write(f"{name}: {json.dumps(found[name])}")
+    print(table(found))
+    if args.out:
+        args.out.write_text(json.dumps({"machine": machine(), "networks": found}, indent=1) + "\n")
+    if args.readme:
+        write_into(args.readme, table(found))
+
+
+if __name__ == "__main__":
+    main()
