@@ -96,7 +96,7 @@ class Propagation(TorchDispatchMode):
                 self._constants.pop(tensor, None)
         if constant:
             return out
-        if any(self.factors(a) for a in inputs) and not self.rules(self, func, args, kwargs, out):
+        if any(self.is_parameter(a) or self.factors(a) for a in inputs) and not self.rules(self, func, args, kwargs, out):
             self.trace.unknown.setdefault(str(func), self.module)
             for tensor in inputs:
                 self.pin(self.factors(tensor), f"unknown operator {func} in {self.module or 'the network'}")
@@ -223,9 +223,7 @@ class Propagation(TorchDispatchMode):
     def tie(self, one: Tensor, other: Tensor) -> None:
         """Labels (broadcast against each other) that move together."""
         one, other = torch.broadcast_tensors(one, other)
-        pairs = torch.stack([one.reshape(-1), other.reshape(-1)])
-        if pairs.shape[1] > 4096:
-            pairs = torch.unique(pairs, dim=1)
+        pairs = torch.unique(torch.stack([one.reshape(-1), other.reshape(-1)]), dim=1)
         self.trace.ties.append(pairs[:, pairs[0] != pairs[1]])
 
     def pin(self, factors: Iterable[Tensor], why: str) -> None:

@@ -1,7 +1,7 @@
 """From a trace of labels to groups: ties make classes, and classes that nothing tells apart are interchangeable.
 
-Classes are exchangeable if they own as many slots of the same parameter axes and lie in the same sets (tags); those orbits
-are the groups. A class that meets a pinned label may not move, and neither may a set that holds one.
+Classes are exchangeable if they own slots of the same parameter axes, tied in the same way, and lie in the same sets (tags);
+those orbits are the groups. A class that meets a pinned label may not move, and neither may a set that holds one.
 
 Sets that share members, and their members, make a *component*: a head with its queries, keys and values. Components that
 look alike, set by set and member by member, are exchangeable as a whole: they make a family, whose groups hold the members
@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from featviz.algebra.canonical import canonical_order
 from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.algebra.labels import EQUAL, FIXED, Site, SlotAxis, Trace, varies
 
@@ -26,13 +28,21 @@ Signature = tuple  # what tells a class from others: its slots' axes, the sets i
 def groups_of(trace: Trace) -> PermutationGroups:
     """All groups that a trace allows, the units of every module, and what is pinned."""
     classes, reasons = _classes(trace)
-    slots = _slots_of(trace, classes)
-    for number, (kinds, _) in slots.items():
-        learned = {kind for kind in kinds if trace.axes[kind].parameter not in trace.buffers}
-        if len(learned) < 2 and len(learned) < len(set(kinds)):  # read by a parameter, made by none
+    kinds = np.full(trace.labels, -1, dtype=np.int64)
+    for number, axis in enumerate(trace.axes):
+        kinds[axis.first : axis.first + axis.length] = number
+    rank, code = canonical_order(trace, classes, kinds)
+    slots = _slots_of(classes, kinds, rank)
+    for number, (own, _) in slots.items():
+        learned = {kind for kind in own if trace.axes[kind].parameter not in trace.buffers}
+        if len(learned) < 2 and len(learned) < len(set(own)):  # read by a parameter, made by none
             reasons.setdefault(number, "a constant table")
-    families = _families(trace, classes, reasons, {number: axes for number, (axes, _) in slots.items()})
-    families.sort(key=lambda family: min(int(slots[c][1][0]) if c in slots else trace.labels for c in family.numbers))
+    owned = {number: (axes, int(code[number])) for number, (axes, _) in slots.items()}
+    families = _families(trace, classes, reasons, owned, rank, code)
+    first = {number: int(labels.min()) for number, (_, labels) in slots.items()}
+    for family in families:
+        family.sort(first)
+    families.sort(key=lambda family: min(first.get(number, trace.labels) for number in family.numbers))
     place = np.full((classes.max() + 1, 2), -1, dtype=np.int64)
     groups: list[Group] = []
     for family in families:
@@ -78,16 +88,13 @@ def _classes(trace: Trace) -> tuple[Index, dict[int, str]]:
     return classes, reasons
 
 
-def _slots_of(trace: Trace, classes: Index) -> dict[int, tuple[tuple[int, ...], Index]]:
-    """For every class with slots, in parallel order, the axes that they lie on and their labels."""
-    axis = np.full(trace.labels, -1, dtype=np.int64)
-    for number, span in enumerate(trace.axes):
-        axis[span.first : span.first + span.length] = number
-    slots = np.flatnonzero(axis >= 0)
-    slots = slots[np.lexsort((slots, axis[slots], classes[slots]))]
+def _slots_of(classes: Index, kinds: Index, rank: Index) -> dict[int, tuple[tuple[int, ...], Index]]:
+    """For every class with slots the axes that they lie on and their labels, in an order that is parallel in all classes."""
+    slots = np.flatnonzero(kinds >= 0)
+    slots = slots[np.lexsort((rank[slots], kinds[slots], classes[slots]))]
     starts = np.flatnonzero(np.diff(classes[slots])) + 1
     parts = np.split(slots, starts) if len(slots) else []
-    return {int(classes[part[0]]): (tuple(axis[part].tolist()), part) for part in parts}
+    return {int(classes[part[0]]): (tuple(kinds[part].tolist()), part) for part in parts}
 
 
 @dataclass
@@ -101,33 +108,42 @@ class _Family:
     sets: bool = False
     numbers: list[int] = field(init=False)
 
+    def sort(self, first: dict[int, int]) -> None:
+        """Order members, and rows, by the first slot that they own."""
+        never = len(first) + max(first.values(), default=0) + 1
+        keys = [np.vectorize(lambda number: first.get(int(number), never))(orbit) for orbit in self.orbits]
+        orders = [np.argsort(key, axis=1, kind="stable") for key in keys]
+        rows = np.argsort(np.min([key.min(1) for key in keys], axis=0), kind="stable")
+        self.orbits = [np.take_along_axis(o, order, 1)[rows] for o, order in zip(self.orbits, orders, strict=True)]
+
     def __post_init__(self) -> None:
         self.numbers = [number for orbit in self.orbits for number in orbit.reshape(-1).tolist()]
 
 
 def _families(
-    trace: Trace, classes: Index, reasons: dict[int, str], axes: dict[int, tuple[int, ...]]
+    trace: Trace, classes: Index, reasons: dict[int, str], owned: dict[int, tuple[tuple[int, ...], int]], rank: Index,
+    code: NDArray[np.uint64],
 ) -> list[_Family]:
     """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
-    pairs = np.zeros((0, 2), dtype=np.int64)
-    stands: dict[int, set[int]] = defaultdict(set)  # a set's class -> the tags that made it
+    pairs = np.zeros((0, 3), dtype=np.int64)  # a class, the label of a set that one of its labels lies in, that label's rank
+    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)  # a class -> the tags whose sets it stands for, their ranks
     for number, (members, own) in enumerate(trace.tags):
-        pair = np.stack([classes[members.numpy()], np.broadcast_to(classes[own.numpy()][:, None], members.shape)], -1)
-        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 2), axis=0)])
-        for label in classes[own.numpy()].tolist():
-            stands[label].add(number)
-    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+        inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
+        pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
+        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 3), axis=0)])
+        for label in own.tolist():
+            stands[int(classes[label])].append((number, int(rank[label])))
     pinned = np.zeros(classes.max() + 1, dtype=bool)
     pinned[list(reasons)] = True
-    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[pairs[:, 1]], 1]):
-        pinned[held] = True  # a set that holds a fixed unit stays
-        for number in held.tolist():
+    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[classes[pairs[:, 1]]], 1]):
+        for number in classes[held].tolist():  # a set that holds a fixed unit stays
+            pinned[number] = True
             reasons.setdefault(number, "a set that holds a fixed unit")
-    inside: dict[int, list[int]] = defaultdict(list)  # a class -> the sets that it lies in
-    for member, label in pairs.tolist():
-        inside[member].append(label)
+    inside: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for member, label, place in pairs.tolist():
+        inside[member].append((place, label))
 
-    movable = pairs[~pinned[pairs[:, 1]]]
+    movable = np.stack([pairs[:, 0], classes[pairs[:, 1]]], 1)[~pinned[classes[pairs[:, 1]]]]
     ones = np.ones(len(movable), dtype=np.int8)
     graph = coo_matrix((ones, tuple(movable.T)), shape=(len(pinned), len(pinned)))
     component = connected_components(graph, directed=False)[1]
@@ -136,20 +152,25 @@ def _families(
         components[int(component[number])].append(number)
 
     def signature(number: int, local: dict[int, int]) -> Signature:
-        around = inside[number]
-        fixed = tuple(label for label in around if label not in local)
-        own = (tuple(sorted(stands[number])), local[number]) if number in local else ()
-        return axes.get(number, ()), fixed, tuple(sorted(local[label] for label in around if label in local)), own
+        around, fixed = [], []
+        for place, label in inside[number]:
+            at = local.get(int(classes[label]))
+            if at is None:
+                fixed.append((place, label))
+            else:
+                around.append((place, at, int(rank[label])))
+        tags = tuple(sorted(stands[number])) if number in local else ()
+        return owned.get(number, ((), int(code[number]))), tuple(sorted(fixed)), tuple(sorted(around)), tags, local.get(number)
 
     alone: dict[Signature, list[int]] = defaultdict(list)
-    for number in axes:
-        if not pinned[number] and not component_of(number, components, component):
+    for number in owned:
+        if not pinned[number] and int(component[number]) not in components:
             alone[signature(number, {})].append(number)
     families = [_Family([np.array([members])]) for members in alone.values() if len(members) > 1]
 
     alike: dict[frozenset, list[dict[Signature, list[int]]]] = defaultdict(list)
     for members in components.values():
-        sets = sorted((n for n in members if n in stands), key=lambda n: (sorted(stands[n]), n))
+        sets = sorted((n for n in members if stands.get(n)), key=lambda n: (sorted(stands[n]), n))
         local = {number: place for place, number in enumerate(sets)}
         by_signature: dict[Signature, list[int]] = defaultdict(list)
         for number in [*sets, *(n for n in members if n not in local)]:
@@ -162,11 +183,6 @@ def _families(
         else:
             families += [_Family([orbit]) for orbit in orbits if orbit.size > 1]
     return families
-
-
-def component_of(number: int, components: dict[int, list[int]], component: Index) -> bool:
-    """Whether a class lies in a component of sets that may move."""
-    return int(component[number]) in components
 
 
 def _axes(trace: Trace, members: Index, slots: dict[int, tuple[tuple[int, ...], Index]]) -> tuple[GroupAxis, ...]:
