@@ -5,9 +5,11 @@
 Every network runs in a process of its own, at its native input size, with random weights and random norm statistics. It is
 traced as `featviz.permutation_groups(model, x)` does it (verification included), and then judged apart from that: one random
 permutation of all groups together, another random input, float64; the error is the largest change of any output over the
-largest output. *Pinned* are output units of convolutions and linear layers (other than the logits) that may not move. Peak memory is the process's resident
-set, of which importing torch and torchvision takes about 0.4 GiB. The peers' results were measured at native input size, too,
-on torch 2.14, and are repeated here as they were found.
+largest output. *Pinned* are output units of convolutions and linear layers (other than the logits) that may not move. Peak
+memory is the process's resident set, of which importing torch and torchvision takes about 0.4 GiB.
+
+The peers' results (PLeaS, sinkhorn-rebasin, rebasin: a random permutation of each group that they derive, float64, random
+norm statistics, native input) were measured earlier, on the families named in `PEERS`, and stand here as they were found.
 """
 
 import argparse
@@ -39,11 +41,38 @@ NETWORKS = {
     "regnet_y_400mf": 224, "convnext_tiny": 224, "vit_b_16": 224, "swin_t": 224, "swin_v2_t": 256, "maxvit_t": 224,
 }  # fmt: skip
 
-# What the peers did with the same networks, as far as it is known: torch-pruning's dependency groups used as permutation
-# groups, sinkhorn-rebasin, rebasin.
-PEERS: dict[str, dict[str, tuple[str, ...]]] = {}
+# Peer -> what it does with a family, by the start of the network's name; the first that fits counts, none: not measured.
+PEERS = {
+    "PLeaS": {
+        "exact": ("resnet", "efficientnet_b0", "convnext"),
+        "wrong": ("densenet", "googlenet", "squeezenet", "vit"),
+        "no answer": ("alexnet", "vgg", "resnext", "mobilenet", "shufflenet", "regnet", "swin"),
+    },
+    "sinkhorn-rebasin": {
+        "exact": ("resnet",),
+        "not exact": (
+            "alexnet",
+            "vgg",
+            "resnext",
+            "densenet",
+            "googlenet",
+            "squeezenet",
+            "mobilenet",
+            "shufflenet",
+            "efficientnet_b0",
+            "regnet",
+            "convnext",
+            "vit",
+            "swin",
+        ),  # fmt: skip
+    },
+    "rebasin": {
+        "wrong": ("resnet", "alexnet", "resnext", "mobilenet", "efficientnet_b0", "shufflenet", "regnet"),
+    },
+}
 
-README_HEAD = "| network | result | relative error | free units | of these in blocks | pinned | seconds | peak MiB |"
+COLUMNS = ("network", "result", "error", "free units", "in blocks", "pinned", "seconds", "peak MiB", *PEERS)
+HEAD = "| " + " | ".join(COLUMNS) + " |"
 
 
 def measure(name: str) -> dict[str, object]:
@@ -86,19 +115,25 @@ def pinned_units(model: torch.nn.Module, groups: PermutationGroups) -> int:
 
 def table(found: dict[str, dict]) -> str:
     """The README's table."""
-    rows = [README_HEAD, "|" + "---|" * (README_HEAD.count("|") - 1)]
+    rows = [HEAD, "|" + "---|" * len(COLUMNS)]
     for name, row in found.items():
-        rows.append(
-            f"| {name} | {row['result']} | {row['relative_error']:.0e} | {row['free']:,} | {row['in_blocks']:,} "
-            f"| {row['pinned']:,} | {row['seconds']:.1f} | {row['peak_mib']:,.0f} |"
-        )
+        cells = [
+            name, row["result"], f"{row['relative_error']:.0e}", f"{row['free']:,}", f"{row['in_blocks']:,}",
+            f"{row['pinned']:,}", f"{row['seconds']:.1f}", f"{row['peak_mib']:,.0f}",
+            *(peer(results, name) for results in PEERS.values()),
+        ]  # fmt: skip
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def peer(results: dict[str, tuple[str, ...]], name: str) -> str:
+    return next((result for result, families in results.items() if name.startswith(families)), "–")
 
 
 def write_into(readme: Path, text: str) -> None:
     """Put the table where the README's last one was."""
     lines = readme.read_text().splitlines()
-    first = lines.index(README_HEAD)
+    first = lines.index(HEAD)
     last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
     readme.write_text("\n".join([*lines[:first], text, *lines[last:], ""]))
 

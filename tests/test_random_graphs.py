@@ -182,7 +182,7 @@ def blocks(graph: RandomGraph, channels: int, number: int):
         return None
     axis = 1 + number % 2
     shape = (count, -1) if number % 4 < 2 else (-1, count)
-    return lambda x: (x.unflatten(1, shape).amax(axis) if number % 3 else x.unflatten(1, shape).sum(axis))
+    return lambda x: x.unflatten(1, shape).amax(axis) if number % 3 else x.unflatten(1, shape).sum(axis)
 
 
 def gram(graph: RandomGraph, channels: int, number: int):

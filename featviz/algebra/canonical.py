@@ -44,7 +44,9 @@ def canonical_order(trace: Trace, classes: Index, kinds: Index) -> tuple[Index, 
     rank = np.empty(len(classes), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     code = np.zeros(classes.max() + 1, dtype=np.uint64)
-    ends = _mixed(forth + _mixed(2 * rank[one].astype(np.uint64)) + _mixed(2 * rank[other].astype(np.uint64) + np.uint64(1)))
+    ends = _mixed(
+        forth + _mixed(2 * rank[one].astype(np.uint64)) + _mixed(2 * rank[other].astype(np.uint64) + np.uint64(1))
+    )
     np.add.at(code, classes[one], ends)
     return rank, code
 

@@ -17,8 +17,8 @@ Index = NDArray[np.int64]
 class GroupAxis:
     """The coordinates of one parameter axis that move with a group.
 
-    `index` (size, multiplicity): row i is what unit i owns. The columns of a grouped convolution's weight count on from block to
-    block of its rows: coordinate `c` is column `c % n` of block `c // n`, with n columns and `blocks` blocks.
+    `index` (size, multiplicity): row i is what unit i owns. The columns of a grouped convolution's weight count on from
+    block to block of its rows: coordinate `c` is column `c % n` of block `c // n`, with n columns and `blocks` blocks.
     """
 
     parameter: str

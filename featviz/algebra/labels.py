@@ -96,7 +96,9 @@ class Propagation(TorchDispatchMode):
                 self._constants.pop(tensor, None)
         if constant:
             return out
-        if any(self.is_parameter(a) or self.factors(a) for a in inputs) and not self.rules(self, func, args, kwargs, out):
+        if any(self.is_parameter(a) or self.factors(a) for a in inputs) and not self.rules(
+            self, func, args, kwargs, out
+        ):
             self.trace.unknown.setdefault(str(func), self.module)
             for tensor in inputs:
                 self.pin(self.factors(tensor), f"unknown operator {func} in {self.module or 'the network'}")
@@ -142,7 +144,9 @@ class Propagation(TorchDispatchMode):
             blank = whole in self._constants
             self._constants.pop(whole, None)
             if old and new and len(old) != len(new):
-                self.pin((*old, *new), f"a tensor of other structure written into a part in {self.module or 'the network'}")
+                self.pin(
+                    (*old, *new), f"a tensor of other structure written into a part in {self.module or 'the network'}"
+                )
                 self.put(whole, ())
                 continue
             result = []
@@ -348,7 +352,9 @@ def trace_labels(model: nn.Module, inputs: tuple, rules: Callable[..., bool]) ->
 def _site(mode: Propagation, name: str, module: nn.Module, tensor: Tensor) -> Site:
     factors = mode.factors(tensor)
     single = [next(iter(varies(f))) for f in factors if len(varies(f)) == 1]
-    if isinstance(module, nn.Linear | nn.LayerNorm) or (not single and tensor.dim() == 3 and not _one_dimensional(module)):
+    if isinstance(module, nn.Linear | nn.LayerNorm) or (
+        not single and tensor.dim() == 3 and not _one_dimensional(module)
+    ):
         axis = tensor.dim() - 1
     else:
         axis = single[-1] if single else min(1, tensor.dim() - 1)

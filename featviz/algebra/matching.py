@@ -60,7 +60,7 @@ def assign_blocks(similarities: Sequence[Floats], blocks: int, family: str) -> l
             total[j, k] += parts[j, k][np.arange(size), order].sum()
         inner.append(found)
     outer = assign(total, family) if blocks > 1 else np.zeros(1, dtype=np.int64)
-    return [in_blocks(outer, np.stack([found[j, k] for j, k in enumerate(outer)])) for found in inner]
+    return [in_blocks(outer, np.stack([found[j, k] for j, k in enumerate(outer.tolist())])) for found in inner]
 
 
 def scores_of(similarity: Floats, perm: Index) -> tuple[Floats, Floats]:

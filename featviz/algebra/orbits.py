@@ -8,9 +8,9 @@ look alike, set by set and member by member, are exchangeable as a whole: they m
 of all its components, block after block.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from featviz.algebra.canonical import canonical_order
 from featviz.algebra.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
-from featviz.algebra.labels import EQUAL, FIXED, Site, SlotAxis, Trace, varies
+from featviz.algebra.labels import EQUAL, FIXED, Site, Trace, varies
 
 Signature = tuple  # what tells a class from others: its slots' axes, the sets it lies in, the sets it stands for
 
@@ -106,7 +106,10 @@ class _Family:
 
     orbits: list[Index]
     sets: bool = False
-    numbers: list[int] = field(init=False)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for orbit in self.orbits for number in orbit.reshape(-1).tolist()]
 
     def sort(self, first: dict[int, int]) -> None:
         """Order members, and rows, by the first slot that they own."""
@@ -116,17 +119,18 @@ class _Family:
         rows = np.argsort(np.min([key.min(1) for key in keys], axis=0), kind="stable")
         self.orbits = [np.take_along_axis(o, order, 1)[rows] for o, order in zip(self.orbits, orders, strict=True)]
 
-    def __post_init__(self) -> None:
-        self.numbers = [number for orbit in self.orbits for number in orbit.reshape(-1).tolist()]
-
 
 def _families(
     trace: Trace, classes: Index, reasons: dict[int, str], owned: dict[int, tuple[tuple[int, ...], int]], rank: Index,
     code: NDArray[np.uint64],
-) -> list[_Family]:
+) -> list[_Family]:  # fmt: skip
     """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
-    pairs = np.zeros((0, 3), dtype=np.int64)  # a class, the label of a set that one of its labels lies in, that label's rank
-    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)  # a class -> the tags whose sets it stands for, their ranks
+    pairs = np.zeros(
+        (0, 3), dtype=np.int64
+    )  # a class, the label of a set that one of its labels lies in, that label's rank
+    stands: dict[int, list[tuple[int, int]]] = defaultdict(
+        list
+    )  # a class -> the tags whose sets it stands for, their ranks
     for number, (members, own) in enumerate(trace.tags):
         inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
         pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
@@ -160,7 +164,13 @@ def _families(
             else:
                 around.append((place, at, int(rank[label])))
         tags = tuple(sorted(stands[number])) if number in local else ()
-        return owned.get(number, ((), int(code[number]))), tuple(sorted(fixed)), tuple(sorted(around)), tags, local.get(number)
+        return (
+            owned.get(number, ((), int(code[number]))),
+            tuple(sorted(fixed)),
+            tuple(sorted(around)),
+            tags,
+            local.get(number),
+        )
 
     alone: dict[Signature, list[int]] = defaultdict(list)
     for number in owned:

@@ -44,12 +44,12 @@ def axis_indices(
     groups: Iterable[Group],
     perms: Mapping[str, Index],
     sizes: Mapping[str, tuple[int, ...]],
-    held: tuple[GroupAxis, Index] | None = None,
+    held: tuple[GroupAxis, Index | None] | None = None,
 ) -> AxisIndex:
     """For every axis of the parameters in `sizes` the coordinates to gather.
 
     Args:
-        held: an axis, and the permutation for it in place of its group's.
+        held: an axis, and the permutation for it in place of its group's (None leaves it as it is).
     """
     indices: AxisIndex = {}
     for group in groups:

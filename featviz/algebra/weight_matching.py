@@ -10,8 +10,8 @@ unit norm first, and vectors (biases, scales, shifts) to a fixed root mean squar
 
 Single starts get stuck, and the identity is a poor start. A start here is *progressive*: a tensor counts only once all
 other groups on it have been placed, so that evidence grows from the input and the output, whose order is known. That
-alone recovers a planted permutation of a residual MLP (git-re-basin issue 8); further starts take the groups in random
-order, and the best objective is kept.
+alone recovers a planted permutation of a residual MLP (git-re-basin issue 8). Further starts take the groups in random order,
+every fourth begins at random permutations, one may begin at given ones (activation matching's); the best objective is kept.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from featviz.algebra.groups import Group, GroupAxis, Index, PermutationGroups
 from featviz.algebra.matching import Floats, Matching, assign, block_scores, scores_of
-from featviz.algebra.permutation import axis_indices, gather, in_blocks, moved_blocks
+from featviz.algebra.permutation import axis_indices, gather, in_blocks, moved_blocks, random_permutations
 from featviz.config import AlignConfig
 
 VECTOR_WEIGHT = 0.1  # root mean square of a normalised bias, scale or shift; filters have norm 1
@@ -57,9 +57,7 @@ class Evidence:
             inner.addmm_(rows_a, rows_b.T)
         return inner.numpy()
 
-    def block_similarity(
-        self, group: Group, perms: Mapping[str, Index], outer: Index, only: Iterable[str]
-    ) -> Floats:
+    def block_similarity(self, group: Group, perms: Mapping[str, Index], outer: Index, only: Iterable[str]) -> Floats:
         """Inner products (blocks, m, m) of the units of A's block j and of B's block `outer[j]`, over the tensors `only`."""
         shape = (group.blocks, group.size // group.blocks, -1)
         moved = torch.from_numpy(moved_blocks(outer, group.size))
@@ -188,6 +186,8 @@ def match_weights(
         generator = np.random.default_rng([config.seed, number])
         if start is not None and number == starts - 1:
             perms = dict(start)
+        elif number % 4 == 3:
+            perms = random_permutations(groups, generator)
         else:
             perms = progressive(evidence, groups.families(), {}, generator if number else None)
         perms = _descend(evidence, groups.families(), perms, config, generator)
@@ -253,7 +253,7 @@ def _place(evidence: Evidence, family: tuple[Group, ...], perms: Mapping[str, In
     here = np.arange(blocks)
     for shift in range(blocks):  # every block of A meets every block of B once
         outer = (here + shift) % blocks
-        trial = dict(others)
+        trial, score = dict(others), np.zeros(blocks)
         for _ in range(2 if shared else 1):  # what is shared is known when all have been placed once
             score = np.zeros(blocks)
             for group, part in zip(family, parts, strict=True):

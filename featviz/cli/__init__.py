@@ -3,6 +3,7 @@
 Help costs no torch: what a command needs it imports when it runs.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -41,9 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             args = parser.parse_args(argv)
             args.run(args)
+            sys.stdout.flush()
     except FeatvizError as error:
         print(f"featviz: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as in `featviz info ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("featviz: stopped", file=sys.stderr)
         return 130

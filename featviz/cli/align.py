@@ -10,7 +10,8 @@ from featviz.files import check_writable
 
 DESCRIPTION = """\
 Find which unit of B corresponds to which unit of A, for every layer, and write it to a file.
-Method "weights" compares the networks' weights and needs no data; "activations" compares what units answer to
+Method "weights" compares the networks' weights and needs no data (given some, it starts from
+their activations as well); "activations" compares what units answer to
 images and needs --data (a few thousand images suffice; labels are not used).
 """
 
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     arguments.add_architecture(parser)
     arguments.add_input(parser)
-    arguments.add_data(parser, why="; for --method activations")
+    arguments.add_data(parser, why="; for --method activations, or one more start of weights")
     parser.set_defaults(run=run)
 
 
@@ -51,7 +52,7 @@ def run(args: Namespace) -> None:
     from featviz.cli import inputs
 
     model_a, model_b = inputs.pair(args)
-    data = inputs.images(args, model_a, args.size) if args.method == "activations" else None
+    data = None if args.data is None else inputs.images(args, model_a, args.size)
     with inputs.bar("aligning") as progress:
         alignment = align(
             model_a, model_b, inputs.example_input(args, model_a, args.size), method=args.method, data=data,
@@ -59,6 +60,7 @@ def run(args: Namespace) -> None:
         )  # fmt: skip
     alignment.save(args.out)
     print(f"{args.out}: {len(alignment.groups)} groups of units in {len(alignment.indexer.layers)} layers")
+    print("objective of each start: " + ", ".join(f"{value:.3f}" for value in alignment.matching.objectives))
     print(f"{'group':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
     for group in alignment.groups:
         score, margin = alignment.scores[group.name].mean(), alignment.margins[group.name].mean()

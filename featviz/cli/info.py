@@ -33,10 +33,15 @@ def run(args: Namespace) -> None:
 
     model = inputs.network(args, args.a)
     groups = permutation_groups(model, inputs.example_input(args, model, args.size))
-    print(f"{len(groups)} groups of interchangeable units in {args.arch}")
+    print(f"{len(groups)} groups of interchangeable units in {args.arch}, {groups.free_units} units in all")
     for group in groups:
         layers = groups.modules(group.name)
-        print(_wrapped(f"{group.name}: {group.size} units, seen at {', '.join(layers)}"))
+        if group.name == group.family:
+            members = [other.name for other in groups if other.family == group.family and other is not group]
+            print(_wrapped(f"{group.name}: {group.size} blocks, exchanged as a whole in {', '.join(members)}"))
+            continue
+        blocks = f" in {group.blocks} blocks" if group.blocks > 1 else ""
+        print(_wrapped(f"{group.name}: {group.size} units{blocks}, seen at {', '.join(layers) or 'no module'}"))
     print(f"{len(groups.layers)} layers with their units")
     print(_wrapped(" ".join(f"{name}={_width(units)}" for name, units in groups.layers.items())))
     print("fixed, because a permutation would change the function")
