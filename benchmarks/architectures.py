@@ -51,20 +51,9 @@ PEERS = {
     "sinkhorn-rebasin": {
         "exact": ("resnet",),
         "not exact": (
-            "alexnet",
-            "vgg",
-            "resnext",
-            "densenet",
-            "googlenet",
-            "squeezenet",
-            "mobilenet",
-            "shufflenet",
-            "efficientnet_b0",
-            "regnet",
-            "convnext",
-            "vit",
-            "swin",
-        ),  # fmt: skip
+            *("alexnet", "vgg", "resnext", "densenet", "googlenet", "squeezenet", "mobilenet", "shufflenet"),
+            *("efficientnet_b0", "regnet", "convnext", "vit", "swin"),
+        ),
     },
     "rebasin": {
         "wrong": ("resnet", "alexnet", "resnext", "mobilenet", "efficientnet_b0", "shufflenet", "regnet"),

@@ -72,6 +72,23 @@ def test_an_unknown_operator_pins_and_is_named():
     assert any("cumsum" in pin.reason for pin in groups.pinned if pin.parameter.startswith("conv"))
 
 
+@torch.library.custom_op("featviz_tests::rescale", mutates_args=())
+def rescale(x: Tensor) -> Tensor:
+    return x * torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None, None]
+
+
+def test_a_custom_operator_pins_what_it_sees_and_is_named_with_its_module():
+    class Rescaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return rescale(x)
+
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Rescaled(), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 3)))
+    groups = permutation_groups(model, torch.rand(1, 3, 8, 8), verify=False)
+    assert groups.unknown == {"featviz_tests.rescale.default": "1"}
+    assert groups.sizes == {"2": 5}
+    assert any("unknown operator featviz_tests.rescale.default in 1" in pin.reason for pin in groups.pinned)
+
+
 class Lookup(nn.Module):
     """Its forward depends on the order of units in a way that no operator shows: verification has to catch it."""
 

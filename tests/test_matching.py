@@ -16,6 +16,7 @@ from featviz.algebra.matching import assign, scores_of
 from featviz.algebra.weight_matching import Evidence, match_weights
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError
+from featviz.zoo import CifarVGG
 
 
 def recovered(alignment: featviz.Alignment, truth: dict[str, np.ndarray]) -> bool:
@@ -30,6 +31,19 @@ def test_a_planted_permutation_of_the_bundled_pair_is_recovered(method, noise, c
     data = some_batches(cifar, model, 256)
     alignment = featviz.align(model, other, torch.rand(1, 3, 32, 32), method, data, restarts=1, verify=False)
     assert recovered(alignment, truth)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_a_planted_permutation_of_vgg11_is_recovered(method, noise, cifar):
+    model = seeded(lambda: CifarVGG(11, 0.25, batch_norm=True))
+    other, _, truth = planted(model, torch.rand(1, 3, 32, 32), seed=3, noise=noise)
+    data = some_batches(cifar, model, 256)
+    alignment = featviz.align(model, other, torch.rand(1, 3, 32, 32), method, data, restarts=1, verify=False)
+    for group, perm in truth.items():
+        alive = alignment.scores[group] > 0  # a unit that answers to no image is matched by exclusion
+        assert (alignment.permutations[group] == perm)[alive].all()
+        assert alive.mean() > 0.5
 
 
 @pytest.mark.parametrize("seed", range(10))

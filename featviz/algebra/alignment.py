@@ -163,7 +163,10 @@ def load_alignment(path: str | Path) -> Alignment:
         raise AlignmentError(
             f"{path} is a safetensors file but no alignment of featviz: make one with `featviz align`."
         )
-    groups, matching = _unflatten(arrays, json.loads(metadata["structure"]))
+    try:
+        groups, matching = _unflatten(arrays, json.loads(metadata["structure"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AlignmentError(f"{path} was written by another version of featviz: make it again.") from error
     return Alignment(
         groups, matching, metadata["method"], int(metadata["seed"]), metadata["digest_a"], metadata["digest_b"]
     )

@@ -78,9 +78,9 @@ def _wrong(
 
 def relative_error(model: nn.Module, inputs: tuple, groups: Iterable[Group], perms: Mapping[str, Index]) -> float:
     """Largest change of any output under the permutations of some groups, over the output's largest value."""
+    permuted = permute_module(model, groups, perms)  # first: a model may keep a state
     with torch.no_grad():
-        before = tensors_of(model(*inputs))
-        after = tensors_of(permute_module(model, groups, perms)(*inputs))
+        before, after = tensors_of(model(*inputs)), tensors_of(permuted(*inputs))
     if any(not t.isfinite().all() for t in before):
         raise AlignmentError(
             "the network's output on the example input is not finite: check its weights and the example input."
