@@ -95,7 +95,7 @@ def test_the_network_stops_at_the_last_layer_needed(net):
     assert called == []
     with Trunk(net, ("labels",), FLOAT32) as trunk:
         assert trunk(torch.rand(1, 3, 8, 8))["labels"].shape == (1, 6)
-    assert called == ["block.1", "fc"]
+    assert set(called) == {"block.1", "fc"}
 
 
 def test_a_shared_module_gives_its_first_output(net):

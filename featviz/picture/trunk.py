@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
+from featviz.picture.prepared import prepared
 from featviz.picture.statistics import input_channels, input_statistics
 
 
@@ -67,6 +68,7 @@ class Trunk:
         self._wanted = len(set(self.layers.values()))
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
+        self._fast: nn.Module | None = None  # the network as the ascent runs it
 
     def __enter__(self) -> "Trunk":
         with contextlib.ExitStack() as stack:
@@ -85,7 +87,7 @@ class Trunk:
         del kind, error, trace
         if self._open is not None:
             self._open.close()
-            self._open = None
+            self._open = self._fast = None
 
     def __call__(self, x: Tensor, images: Tensor | None = None, precise: bool = False) -> dict[str, Tensor]:
         """Activations by layer name (as it was asked for) of what the network is fed.
@@ -137,10 +139,9 @@ class Trunk:
         autocast = self.autocast and not precise and weight.dtype == torch.float32
         x = ((x - self._mean) / self._std).to(weight.dtype).contiguous(memory_format=torch.channels_last)
         try:
+            net = self.net if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                self.net(x)
-        except _Reached:
-            pass
+                _until_reached(net, x)
         except FeatvizError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -151,6 +152,29 @@ class Trunk:
                 f"the network cannot take images of {' x '.join(map(str, size))} ({message}): "
                 "give a larger size, or the input_size that it was trained with."
             ) from error
+
+    def _prepared(self, x: Tensor, autocast: bool) -> nn.Module:
+        """The network made fast at the first step; itself where it cannot be copied."""
+        if self._fast is None:
+            wanted, self._captured = self._captured, {}
+
+            def run() -> None:
+                self._captured = {}
+                _until_reached(self.net, x)
+
+            weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
+            try:
+                self._fast = prepared(self.net, run, self.layers.values(), torch.bfloat16 if autocast else weight.dtype)
+            except (TypeError, copy.Error):
+                self._fast = self.net
+            finally:
+                self._captured = wanted
+        return self._fast
+
+
+def _until_reached(net: nn.Module, x: Tensor) -> None:
+    with contextlib.suppress(_Reached):
+        net(x)
 
 
 def _machine_failed(error: BaseException) -> bool:
