@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
 WORDS = {"errors", "config", "units", "files"}
-ALGEBRA = WORDS | {"batches", "checkpoints"}
-PICTURE = WORDS | {"batches"}
+ALGEBRA = WORDS | {"batches", "checkpoints", "copies"}
+PICTURE = WORDS | {"batches", "copies"}
 BELOW_THE_DOOR = ALGEBRA | {"images", "picture", "algebra", "merging", "zoo", "architectures", "triplet", "gallery"}
 
 # room -> rooms that its files may import besides those of the room itself
@@ -24,6 +24,7 @@ MAY_KNOW = {
     "files": {"errors"},
     "batches": WORDS,
     "checkpoints": WORDS,
+    "copies": {"errors"},
     "images": WORDS,
     "picture": PICTURE,
     "algebra": ALGEBRA,
@@ -45,6 +46,7 @@ PACKAGES = {
     "files": set(),
     "gallery": {"PIL", "numpy"},
     "checkpoints": {"torch", "safetensors"},
+    "copies": {"torch"},
     "zoo": {"torch"},
     "algebra": {"torch", "numpy", "scipy", "safetensors"},
     "merging": {"torch", "numpy", "scipy", "safetensors"},

@@ -3,8 +3,6 @@
 network, example input -> `PermutationGroups`, exact or refused.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +11,7 @@ from featviz.algebra.labels import tensors_of, trace_labels
 from featviz.algebra.operators import propagate
 from featviz.algebra.orbits import groups_of
 from featviz.algebra.verification import verified
+from featviz.copies import copy_of
 from featviz.errors import ModelError
 
 
@@ -52,4 +51,4 @@ def private_copy(model: nn.Module, example_input: object, dtype: torch.dtype) ->
         return value.detach().to("cpu", dtype if value.is_floating_point() else None)
 
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    return copy.deepcopy(model).to("cpu", dtype).eval(), tuple(moved(value) for value in inputs)
+    return copy_of(model).to("cpu", dtype).eval(), tuple(moved(value) for value in inputs)

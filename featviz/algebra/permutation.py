@@ -3,7 +3,6 @@
 The one convention: `B'[i] = B[perm[i]]`, so `perm[i]` is the unit of B that stands at place i.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.algebra.groups import Group, GroupAxis, Index, PermutationGroups
+from featviz.copies import copy_of
 
 AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
 
@@ -84,7 +84,7 @@ def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str
     Raises:
         KeyError: a group's parameter is missing from the network.
     """
-    permuted = copy.deepcopy(model)
+    permuted = copy_of(model)
     tensors = dict([*permuted.named_parameters(), *permuted.named_buffers()])
     sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     indices = axis_indices(groups, perms, sizes)

@@ -5,7 +5,6 @@
 Counters (`num_batches_tracked`) and other integer buffers are taken from A; an average of them has no meaning.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from featviz.algebra.alignment import Alignment
 from featviz.batches import Data
 from featviz.config import MergeConfig
+from featviz.copies import copy_of
 from featviz.errors import AlignmentError
 from featviz.merging.repair import has_batchnorm, repair_channels, reset_batchnorm
 
@@ -70,7 +70,7 @@ def merge(
 
 def average(model_a: nn.Module, model_b: nn.Module, weight: float) -> nn.Module:
     """A copy of `model_a` with (1 - weight) * A + weight * B in every floating-point tensor."""
-    merged = copy.deepcopy(model_a)
+    merged = copy_of(model_a)
     other = model_b.state_dict()
     with torch.no_grad():
         for name, tensor in merged.state_dict().items():

@@ -5,7 +5,6 @@ before them, weights of convolutions and linear layers in the precision and the 
 convert frozen weights anew at every step). What is not converted shares its memory with the network.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from featviz.copies import copy_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -33,7 +34,7 @@ def prepared(net: nn.Module, run: Callable[[], None], keep: Iterable[str], dtype
     pairs = foldable(net, run, set(keep))
     shared = {id(t): nn.Parameter(t.detach(), requires_grad=False) for t in net.parameters()}
     shared |= {id(t): t for t in net.buffers()}
-    made = copy.deepcopy(net, shared)
+    made = copy_of(net, shared)
     modules = dict(made.named_modules())
     with torch.no_grad():
         for first, second in pairs.items():

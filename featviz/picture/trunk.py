@@ -6,7 +6,6 @@ closing, also by an error, it is exactly as it was before.
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from featviz.batches import device_of
 from featviz.config import RenderConfig
+from featviz.copies import copy_of
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
 from featviz.picture.prepared import prepared
 from featviz.picture.statistics import input_channels, input_statistics
@@ -115,7 +115,7 @@ class Trunk:
         """The model, or a copy of it where its own weights do not serve."""
         if self.dtype != torch.float64 and self.device == device_of(self.model):
             return self.model
-        return copy.deepcopy(self.model).to(self.device, torch.float64 if self.dtype == torch.float64 else None)
+        return copy_of(self.model).to(self.device, torch.float64 if self.dtype == torch.float64 else None)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def capture(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -165,7 +165,7 @@ class Trunk:
             weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
             try:
                 self._fast = prepared(self.net, run, self.layers.values(), torch.bfloat16 if autocast else weight.dtype)
-            except (TypeError, copy.Error):
+            except ModelError:
                 self._fast = self.net
             finally:
                 self._captured = wanted

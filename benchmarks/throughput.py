@@ -1,0 +1,147 @@
+"""Render throughput beside lucent and beside the bare network, at equal work, in turns within one run.
+
+    uv run python benchmarks/throughput.py --out benchmarks/results/throughput.json --readme README.md
+
+Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), the same steps, Adam with
+lr 0.05, jitter, zoom and rotation by default. Four ways, one after the other in every round, the median of the rounds counts:
+
+    lucent     torch-lucent as its users call it: one unit at a time, default transforms, float32, weights not frozen
+    batched    torch-lucent with one parameterization for the whole batch and one objective per image
+    featviz    `featviz.render` of the same units, precision "auto"
+    trunk      forward and input gradient of the network alone up to the layer, as featviz prepares it: the lower bound
+
+lucent 0.1.8 calls `kornia.warp_affine` and `kornia.get_rotation_matrix2d`, which have moved: they are put back. Weights are
+random where torchvision has none here; that changes no operator. On a GPU the same figures are per GPU, with peak memory.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import kornia
+import torch
+import torchvision
+from machine import machine
+from torch import nn
+from tqdm import tqdm
+
+import featviz
+from featviz.picture.objectives import channel
+from featviz.picture.trunk import Trunk
+
+for name in ("warp_affine", "get_rotation_matrix2d"):
+    setattr(kornia, name, getattr(kornia.geometry.transform, name))
+
+from lucent.optvis import objectives, param  # noqa: E402
+from lucent.optvis.render import render_vis  # noqa: E402
+
+HEAD = (
+    "| network, layer | lucent | lucent, batched | featviz | bare trunk | over lucent | over batched | of the trunk |"
+)
+CASES = {  # network, layer -> image side, side fed
+    ("resnet18", "layer2"): (128, 224),
+    ("resnet18", "layer4"): (128, 224),
+    ("resnet50", "layer3"): (128, 224),
+    ("bundled", "layer3.1.bn2"): (64, 64),
+}
+
+
+def network(name: str, device: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "bundled":
+        return featviz.bundled_pair().a.to(device)
+    return torchvision.models.get_model(name, weights=None).eval().to(device)
+
+
+def ways(name: str, layer: str, batch: int, steps: int, device: str) -> dict[str, tuple[Callable[[], object], int]]:
+    """What is timed, and over how many images it runs."""
+    side, fed = CASES[name, layer]
+    model = network(name, device)
+    config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch)
+    units = list(range(batch))
+    theirs = {"thresholds": (steps,), "show_image": False, "progress": False, "fixed_image_size": fed}
+    lucent_layer = layer.replace(".", "_")
+
+    def alone() -> None:
+        for unit in units[:2]:
+            render_vis(model, f"{lucent_layer}:{unit}", lambda: param.image(side), **theirs)
+
+    def batched() -> None:
+        parts = [objectives.channel(lucent_layer, unit, batch=unit) for unit in units]
+        render_vis(model, objectives.Objective.sum(parts), lambda: param.image(side, batch=batch), **theirs)
+
+    def ours() -> None:
+        featviz.render(model, f"{layer}:0-{batch - 1}", config)
+
+    def bare() -> None:
+        objective = channel(layer, units)
+        x = torch.rand(batch, 3, fed, fed, device=device, requires_grad=True)
+        with Trunk(model, (layer,), config) as trunk:
+            for _ in range(steps):
+                torch.autograd.grad(objective.score(trunk(x).__getitem__).sum(), x)
+
+    return {"lucent": (alone, 2), "batched": (batched, batch), "featviz": (ours, batch), "trunk": (bare, batch)}
+
+
+def measure(name: str, layer: str, batch: int, steps: int, rounds: int, device: str) -> dict[str, object]:
+    """Milliseconds per image and step of every way, and their ratios."""
+    timed: dict[str, list[float]] = {}
+    found = ways(name, layer, batch, steps, device)
+    for number in range(rounds + 1):  # the first warms up
+        for way, (run, images) in found.items():
+            began = time.perf_counter()
+            run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if number:
+                timed.setdefault(way, []).append(1000 * (time.perf_counter() - began) / images / steps)
+    row: dict[str, object] = {way: statistics.median(times) for way, times in timed.items()}
+    row |= {
+        "rounds": timed,
+        "batch": batch,
+        "steps": steps,
+        "image": CASES[name, layer][0],
+        "fed": CASES[name, layer][1],
+    }
+    if device != "cpu":
+        row["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return row
+
+
+def table(found: dict[str, dict]) -> str:
+    """Milliseconds per image and step, and ratios."""
+    rows = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+    for name, row in found.items():
+        times = [f"{row[way]:.1f}" for way in ("lucent", "batched", "featviz", "trunk")]
+        ratios = [f"{row[way] / row['featviz']:.1f}x" for way in ("lucent", "batched")]
+        rows.append("| " + " | ".join([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"]) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
+    args = parser.parse_args()
+    found = {}
+    for name, layer in tqdm(CASES):
+        found[f"{name} {layer}"] = measure(name, layer, args.batch, args.steps, args.rounds, args.device)
+    print(table(found))
+    if args.out:
+        args.out.write_text(json.dumps({"machine": machine(), "cases": found}, indent=1) + "\n")
+    if args.readme:
+        lines = args.readme.read_text().splitlines()
+        first = lines.index(HEAD)
+        last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
+        args.readme.write_text("\n".join([*lines[:first], table(found), *lines[last:], ""]))
+
+
+if __name__ == "__main__":
+    main()
