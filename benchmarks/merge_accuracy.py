@@ -88,7 +88,7 @@ def finish_bundle(
     card = {
         "architecture": architecture,
         "data": "CIFAR-10 (Krizhevsky 2009), images stored as JPEG",
-        "recipe": {**cards[0]["recipe"], "seed": [c["recipe"]["seed"] for c in cards]},
+        "recipes": [c["recipe"] for c in cards],
         "trained_by": "benchmarks/train_pair.py",
         "measured_by": "benchmarks/merge_accuracy.py, weights rounded as shipped",
         "test_accuracy": {

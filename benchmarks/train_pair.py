@@ -6,7 +6,7 @@
 `--data` is a folder with `train/<class>/*` and `test/<class>/*`, or where torchvision keeps its CIFAR-10. Each seed
 leaves `<arch>-x<width>-s<seed>.safetensors` and a `.json` card with the recipe and the accuracies. A run that was
 stopped goes on from its last finished epoch. The recipe: SGD with Nesterov momentum, one-cycle learning rate,
-random crop and flip, label smoothing, a first part at a reduced resolution, and a second, short cycle at a low rate.
+random crop and flip, label smoothing, a first part at a reduced resolution, and short cycles at lower rates.
 """
 
 import argparse
@@ -53,10 +53,21 @@ class Recipe:
     small_side: int = 24
     small_epochs: int = 0
     pad: int = 4  # pixels that a crop may shift
-    polish_epochs: int = 0  # a second stage, from polish_lr down to 0
-    polish_lr: float = 0.05
+    polish: tuple[tuple[int, float], ...] = ()  # further, short cycles: epochs, and the rate that falls to 0
     polish_pad: int = 2
     precision: str = "bfloat16 autocast"
+
+    @property
+    def stages(self) -> list[tuple[int, int, float, float]]:
+        """Of every cycle: the epochs before it, its epochs, its highest rate, the part of it that warms up."""
+        stages = [(0, self.epochs, self.lr, self.warmup)]
+        for epochs, lr in self.polish:
+            stages.append((sum(stages[-1][:2]), epochs, lr, 0.05))
+        return stages
+
+    @property
+    def last(self) -> int:
+        return sum(self.stages[-1][:2])
 
 
 def augment(images: Tensor, recipe: Recipe, epoch: int, normal: Batches, generator: torch.Generator) -> Tensor:
@@ -94,15 +105,11 @@ def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, devi
     if card_path.exists():
         history = json.loads(card_path.read_text())["history"]
         model.load_state_dict(load_file(weights_path))
-    if len(history) >= recipe.epochs + recipe.polish_epochs:
+    if len(history) >= recipe.last:
         print(f"{name}: already trained")
         return
     began = time.monotonic()
-    stages = (
-        (0, recipe.epochs, recipe.lr, recipe.warmup),
-        (recipe.epochs, recipe.polish_epochs, recipe.polish_lr, 0.05),
-    )
-    for first, epochs, lr, warmup in stages:
+    for first, epochs, lr, warmup in recipe.stages:
         if epochs and len(history) < first + epochs:
             history = _stage(
                 model, recipe, first, epochs, lr, warmup, history, train_set, test_set, checkpoint, name, device
@@ -142,8 +149,7 @@ def _stage(
         order = torch.randperm(len(train_set.images), generator=generator)[: steps * recipe.batch]
         model.train()
         running = 0.0
-        last = recipe.epochs + recipe.polish_epochs
-        for index in tqdm(order.split(recipe.batch), desc=f"{name} epoch {epoch + 1}/{last}", mininterval=2):
+        for index in tqdm(order.split(recipe.batch), desc=f"{name} epoch {epoch + 1}/{recipe.last}", mininterval=2):
             x = augment(train_set.images[index], recipe, epoch, train_set, generator).to(device)
             y = train_set.labels[index].to(device)
             with torch.autocast(device, dtype=torch.bfloat16):
@@ -178,8 +184,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--small-epochs", type=int, default=0, help="epochs at 24 px, before those at 32 px")
-    parser.add_argument("--polish-epochs", type=int, default=0, help="epochs of a second cycle at a low learning rate")
-    parser.add_argument("--polish-lr", type=float, default=Recipe.polish_lr)
+    parser.add_argument(
+        "--polish", nargs="+", default=[], metavar="EPOCHS:LR", help="further cycles, at lower rates: 6:0.07 4:0.05"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -192,7 +199,7 @@ def main() -> None:
     for seed in args.seeds:
         recipe = Recipe(
             args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs,
-            polish_epochs=args.polish_epochs, polish_lr=args.polish_lr,
+            polish=tuple((int(cycle.partition(":")[0]), float(cycle.partition(":")[2])) for cycle in args.polish),
         )  # fmt: skip
         model = ARCHITECTURES[args.arch](args.width)
         train_set, test_set = (Batches(*d, model.mean, model.std) for d in (train_data, test_data))

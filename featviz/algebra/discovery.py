@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from featviz.algebra.groups import PermutationGroups
-from featviz.algebra.labels import tensors_of, trace_labels
+from featviz.algebra.labels import tensors_of
 from featviz.algebra.operators import propagate
 from featviz.algebra.orbits import groups_of
+from featviz.algebra.tracing import trace_labels
 from featviz.algebra.verification import verified
 from featviz.copies import copy_of
 from featviz.errors import ModelError
