@@ -33,8 +33,8 @@ class Batches:
         batch: int = 500,
     ) -> None:
         self.images, self.labels, self.batch = images, labels, batch
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self.std = torch.tensor(std).view(1, -1, 1, 1)
+        self.mean = torch.as_tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.as_tensor(std).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch)

@@ -6,7 +6,8 @@
 `--data` is a folder with `train/<class>/*` and `test/<class>/*`, or where torchvision keeps its CIFAR-10. Each seed
 leaves `<arch>-x<width>-s<seed>.safetensors` and a `.json` card with the recipe and the accuracies. A run that was
 stopped goes on from its last finished epoch. The recipe: SGD with Nesterov momentum, one-cycle learning rate,
-random crop and flip, label smoothing, a first part at a reduced resolution, and short cycles at lower rates.
+random crop and flip, label smoothing, a first part at a reduced resolution, and short cycles at
+lower rates, over whose ends the weights are averaged.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from featviz.merging.repair import reset_batchnorm
 from featviz.zoo.resnet import CifarResNet
 from featviz.zoo.vgg import CifarVGG
 
@@ -96,31 +98,51 @@ def accuracy(model: nn.Module, data: Batches) -> float:
 
 
 def train(recipe: Recipe, train_set: Batches, test_set: Batches, out: Path, device: str) -> None:
-    """Train one network through its stages; a finished first stage is polished where the recipe now asks for it."""
+    """Train one network through its cycles; a finished one goes on where the recipe now asks for more of them.
+
+    The network is the average of the weights at the end of every cycle (stochastic weight averaging, Izmailov et al. 2018),
+    with its BatchNorm statistics measured afresh.
+    """
     name = f"{recipe.arch}-x{recipe.width:g}-s{recipe.seed}"
     card_path, weights_path, checkpoint = (out / f"{name}{end}" for end in (".json", ".safetensors", ".resume.pt"))
+    ends = [out / f"{name}-cycle{number}.safetensors" for number in range(len(recipe.stages))]
     torch.manual_seed(recipe.seed)
     model = ARCHITECTURES[recipe.arch](recipe.width).to(device, memory_format=torch.channels_last)
     history: list[dict[str, float]] = []
+    described = json.loads(json.dumps(dataclasses.asdict(recipe)))
     if card_path.exists():
-        history = json.loads(card_path.read_text())["history"]
-        model.load_state_dict(load_file(weights_path))
-    if len(history) >= recipe.last:
-        print(f"{name}: already trained")
-        return
+        card = json.loads(card_path.read_text())
+        if card["recipe"] == described:
+            print(f"{name}: already trained")
+            return
+        history = card["history"]
+        model.load_state_dict(load_file([end for end in ends if end.exists()][-1]))
     began = time.monotonic()
-    for first, epochs, lr, warmup in recipe.stages:
+    for (first, epochs, lr, warmup), end in zip(recipe.stages, ends, strict=True):
         if epochs and len(history) < first + epochs:
             history = _stage(
                 model, recipe, first, epochs, lr, warmup, history, train_set, test_set, checkpoint, name, device
             )
+            _save(model.state_dict(), end)
+    if len(ends) > 1:
+        parts = [load_file(end) for end in ends]
+        mean = {key: torch.stack([part[key].double() for part in parts]).mean(0) for key in parts[0]}
+        model.load_state_dict({key: value.to(parts[0][key].dtype) for key, value in mean.items()})
+        order = torch.randperm(len(train_set.labels), generator=torch.Generator().manual_seed(0))[:10000]
+        mixed = Batches(train_set.images[order], train_set.labels[order], train_set.mean, train_set.std)
+        reset_batchnorm(model.eval(), mixed)  # in random order: layers normalise by batch meanwhile
     card = {
-        "recipe": dataclasses.asdict(recipe), "history": history, "test_accuracy": history[-1]["test"],
+        "recipe": described, "history": history, "test_accuracy": accuracy(model, test_set),
         "seconds": time.monotonic() - began, "machine": platform.machine(), "torch": torch.__version__,
     }  # fmt: skip
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights_path)
+    _save(model.state_dict(), weights_path)
     card_path.write_text(json.dumps(card, indent=1) + "\n")
+    print(f"{name}: test {card['test_accuracy']:.2f} %")
     checkpoint.unlink(missing_ok=True)
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in weights.items()}, path)
 
 
 def _stage(
