@@ -58,7 +58,8 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> None:
     """Give every BatchNorm layer the mean and unbiased variance of its input on `data`.
 
-    Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more, in random order
+    Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more, in random
+    order
     (batches of one class each give statistics that serve no other).
 
     Raises:
