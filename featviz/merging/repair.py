@@ -59,8 +59,7 @@ def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> 
     """Give every BatchNorm layer the mean and unbiased variance of its input on `data`.
 
     Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more, in random
-    order
-    (batches of one class each give statistics that serve no other).
+    order (batches of one class each give statistics that serve no other).
 
     Raises:
         AlignmentError: there is no data.
