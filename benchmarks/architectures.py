@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from machine import machine
+from machine import machine, replace_table
 from tqdm import tqdm
 
 import featviz
@@ -119,14 +119,6 @@ def peer(results: dict[str, tuple[str, ...]], name: str) -> str:
     return next((result for result, families in results.items() if name.startswith(families)), "–")
 
 
-def write_into(readme: Path, text: str) -> None:
-    """Put the table where the README's last one was."""
-    lines = readme.read_text().splitlines()
-    first = lines.index(HEAD)
-    last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
-    readme.write_text("\n".join([*lines[:first], text, *lines[last:], ""]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
@@ -149,7 +141,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps({"machine": machine(), "networks": found}, indent=1) + "\n")
     if args.readme:
-        write_into(args.readme, table(found))
+        replace_table(args.readme, HEAD, table(found))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -21,6 +22,14 @@ def machine(packages: tuple[str, ...] = ("torch", "torchvision", "kornia", "nump
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def replace_table(readme: Path, head: str, table: str) -> None:
+    """Put a Markdown table in the place of the one in `readme` whose first line is `head`."""
+    lines = readme.read_text().splitlines()
+    first = lines.index(head)
+    last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
+    readme.write_text("\n".join([*lines[:first], table, *lines[last:], ""]))
 
 
 def _processor() -> str:

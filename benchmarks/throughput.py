@@ -24,7 +24,7 @@ from pathlib import Path
 import kornia
 import torch
 import torchvision
-from machine import machine
+from machine import machine, replace_table
 from torch import nn
 from tqdm import tqdm
 
@@ -137,10 +137,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps({"machine": machine(), "cases": found}, indent=1) + "\n")
     if args.readme:
-        lines = args.readme.read_text().splitlines()
-        first = lines.index(HEAD)
-        last = next(i for i in range(first, len(lines)) if not lines[i].startswith("|"))
-        args.readme.write_text("\n".join([*lines[:first], table(found), *lines[last:], ""]))
+        replace_table(args.readme, HEAD, table(found))
 
 
 if __name__ == "__main__":

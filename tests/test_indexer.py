@@ -15,7 +15,7 @@ from featviz.algebra.labels import tensors_of
 from featviz.algebra.matching import Matching
 from featviz.algebra.permutation import permute_module
 
-# name -> network, input side, modules whose output a later in-place operator overwrites are seen before that: hooks clone
+# name -> network, input side
 ARCHITECTURES = {
     "resnext50_32x4d": (torchvision.models.resnext50_32x4d, 64),
     "densenet121": (torchvision.models.densenet121, 64),

@@ -1,6 +1,7 @@
 """Structures at which tracers of permutations go wrong in silence: each is exact here, with the units that may move."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -25,6 +26,32 @@ class OptionA(nn.Module):
         x = F.relu(self.norm(self.stem(x)))
         short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
         return self.fc(F.relu(self.conv2(F.relu(self.conv1(x))) + short).mean((2, 3)))
+
+
+class OptionAResNet20(nn.Module):
+    """The CIFAR ResNet-20 of He et al. (2016), shortcuts without parameters, at a quarter of its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.fc = nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.Linear(16, 3)
+        widths = [4] * 4 + [8] * 3 + [16] * 3
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, b // a, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
+                nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b),
+            )
+            for a, b in itertools.pairwise(widths)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            y = block(x)
+            if y.shape != x.shape:
+                beside = (y.shape[1] - x.shape[1]) // 2
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, beside, beside))
+            x = F.relu(x + y)
+        return self.fc(x.mean((2, 3)))
 
 
 class GroupNormStem(nn.Module):
@@ -250,6 +277,7 @@ IMAGE = (1, 3, 8, 8)
 # name -> network, input, size and blocks of every group that owns parameters
 STRUCTURES = {
     "option-A shortcut": (OptionA, IMAGE, [(4, 1), (4, 1), (8, 1)]),
+    "option-A ResNet-20": (OptionAResNet20, IMAGE, [(4, 1)] * 5 + [(8, 1)] * 4 + [(16, 1)] * 3),
     "GroupNorm in the stem": (GroupNormStem, IMAGE, [(8, 2)]),
     "a module used twice, a weight used transposed": (Twice, IMAGE, [(5, 1), (6, 1)]),
     "grouped convolutions": (Grouped, IMAGE, [(2, 2)] * 4 + [(4, 2)] * 4 + [(5, 1), (6, 1), (8, 2)]),

@@ -125,12 +125,10 @@ def _families(
     code: NDArray[np.uint64],
 ) -> list[_Family]:  # fmt: skip
     """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
-    pairs = np.zeros(
-        (0, 3), dtype=np.int64
-    )  # a class, the label of a set that one of its labels lies in, that label's rank
-    stands: dict[int, list[tuple[int, int]]] = defaultdict(
-        list
-    )  # a class -> the tags whose sets it stands for, their ranks
+    # A class, the label of a set that one of its labels lies in, and that label's rank.
+    pairs = np.zeros((0, 3), dtype=np.int64)
+    # A class -> the tags whose sets it stands for, and the ranks of their labels.
+    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, (members, own) in enumerate(trace.tags):
         inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
         pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
