@@ -125,22 +125,7 @@ def _families(
     code: NDArray[np.uint64],
 ) -> list[_Family]:  # fmt: skip
     """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
-    # A class, the label of a set that one of its labels lies in, and that label's rank.
-    pairs = np.zeros((0, 3), dtype=np.int64)
-    # A class -> the tags whose sets it stands for, and the ranks of their labels.
-    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, (members, own) in enumerate(trace.tags):
-        inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
-        pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
-        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 3), axis=0)])
-        for label in own.tolist():
-            stands[int(classes[label])].append((number, int(rank[label])))
-    pinned = np.zeros(classes.max() + 1, dtype=bool)
-    pinned[list(reasons)] = True
-    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[classes[pairs[:, 1]]], 1]):
-        for number in classes[held].tolist():  # a set that holds a fixed unit stays
-            pinned[number] = True
-            reasons.setdefault(number, "a set that holds a fixed unit")
+    pairs, stands, pinned = _memberships(trace, classes, reasons, rank)
     inside: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for member, label, place in pairs.tolist():
         inside[member].append((place, label))
@@ -191,6 +176,28 @@ def _families(
         else:
             families += [_Family([orbit]) for orbit in orbits if orbit.size > 1]
     return families
+
+
+def _memberships(
+    trace: Trace, classes: Index, reasons: dict[int, str], rank: Index
+) -> tuple[Index, dict[int, list[tuple[int, int]]], NDArray[np.bool_]]:
+    """Who lies in which set, (n, 3): a class, the label of a set that one of its labels lies in, that label's rank; which
+    sets a class stands for: tags, and the ranks of its labels there; and which classes are pinned (`reasons` grows)."""
+    pairs = np.zeros((0, 3), dtype=np.int64)
+    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, (members, own) in enumerate(trace.tags):
+        inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
+        pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
+        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 3), axis=0)])
+        for label in own.tolist():
+            stands[int(classes[label])].append((number, int(rank[label])))
+    pinned = np.zeros(classes.max() + 1, dtype=bool)
+    pinned[list(reasons)] = True
+    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[classes[pairs[:, 1]]], 1]):
+        for number in classes[held].tolist():  # a set that holds a fixed unit stays
+            pinned[number] = True
+            reasons.setdefault(number, "a set that holds a fixed unit")
+    return pairs, stands, pinned
 
 
 def _axes(trace: Trace, members: Index, slots: dict[int, tuple[tuple[int, ...], Index]]) -> tuple[GroupAxis, ...]:
