@@ -6,6 +6,7 @@ closing, also by an error, it is exactly as it was before.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from featviz.copies import copy_of
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
 from featviz.picture.prepared import prepared
 from featviz.picture.statistics import input_channels, input_statistics
+from featviz.picture.straight import Run, straight_line
 
 
 class _Reached(BaseException):
@@ -65,10 +67,12 @@ class Trunk:
         self._mean, self._std = (
             torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
         )
-        self._wanted = len(set(self.layers.values()))
+        self._wanted = len(self._order)
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
         self._fast: nn.Module | None = None  # the network as the ascent runs it
+        self._shapes: Counter[tuple[int, ...]] = Counter()  # how often images of a shape were fed
+        self._lines: dict[tuple[int, ...], Run | None] = {}
 
     def __enter__(self) -> "Trunk":
         with contextlib.ExitStack() as stack:
@@ -88,6 +92,8 @@ class Trunk:
         if self._open is not None:
             self._open.close()
             self._open = self._fast = None
+            self._shapes.clear()
+            self._lines.clear()
 
     def __call__(self, x: Tensor, images: Tensor | None = None, precise: bool = False) -> dict[str, Tensor]:
         """Activations by layer name (as it was asked for) of what the network is fed.
@@ -140,6 +146,10 @@ class Trunk:
         x = ((x - self._mean) / self._std).to(weight.dtype).contiguous(memory_format=torch.channels_last)
         try:
             net = self.net if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
+            line = None if net is self.net else self._line(net, x, autocast)
+            if line is not None and self._captured is not None:
+                self._captured.update(zip(self._order, line(x), strict=True))
+                return
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
                 _until_reached(net, x)
         except FeatvizError:
@@ -170,6 +180,33 @@ class Trunk:
             finally:
                 self._captured = wanted
         return self._fast
+
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        """The modules whose outputs are wanted."""
+        return tuple(dict.fromkeys(self.layers.values()))
+
+    def _line(self, net: nn.Module, x: Tensor, autocast: bool) -> Run | None:
+        """The network for images of this shape with fused convolutions, from the second climb of that shape on; else None."""
+        shape = tuple(x.shape)
+        self._shapes[shape] += x.requires_grad
+        if self.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not x.requires_grad:
+            return None
+        if self._shapes[shape] > 1 and shape not in self._lines:
+            wanted = self._captured
+
+            def run(x: Tensor) -> tuple[Tensor, ...]:
+                captured = self._captured = {}
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+                    _until_reached(net, x)
+                return tuple(captured[name] for name in self._order)
+
+            try:
+                self._lines[shape] = straight_line(run, x, autocast)
+            finally:
+                self._captured = wanted
+        return self._lines.get(shape)
 
 
 def _until_reached(net: nn.Module, x: Tensor) -> None:
