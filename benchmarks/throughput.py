@@ -2,19 +2,23 @@
 
     uv run python benchmarks/throughput.py --out benchmarks/results/throughput.json --readme README.md
 
-Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), the same steps, Adam with
-lr 0.05, jitter, zoom and rotation by default. Four ways, one after the other in every round, the median of the rounds counts:
+Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), Adam with lr 0.05, jitter,
+zoom and rotation by default. Four ways, one after the other in every round; the median of the rounds counts, in milliseconds
+per image and step with set-up included (lucent has next to none, so it may take fewer steps):
 
     lucent     torch-lucent as its users call it: one unit at a time, default transforms, float32, weights not frozen
     batched    torch-lucent with one parameterization for the whole batch and one objective per image
     featviz    `featviz.render` of the same units, precision "auto"
-    trunk      forward and input gradient of the network alone up to the layer, as featviz prepares it: the lower bound
+    trunk      forward and input gradient of torch's own network, cut at the layer by a hook: weights frozen, the batch,
+               the precision (autocast) and the memory layout of featviz
 
 lucent 0.1.8 calls `kornia.warp_affine` and `kornia.get_rotation_matrix2d`, which have moved: they are put back. Weights are
 random where torchvision has none here; that changes no operator. On a GPU the same figures are per GPU, with peak memory.
 """
 
 import argparse
+import contextlib
+import copy
 import json
 import statistics
 import time
@@ -29,8 +33,7 @@ from torch import nn
 from tqdm import tqdm
 
 import featviz
-from featviz.picture.objectives import channel
-from featviz.picture.trunk import Trunk
+from featviz.picture.trunk import resolve_precision
 
 for name in ("warp_affine", "get_rotation_matrix2d"):
     setattr(kornia, name, getattr(kornia.geometry.transform, name))
@@ -56,13 +59,20 @@ def network(name: str, device: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None).eval().to(device)
 
 
-def ways(name: str, layer: str, batch: int, steps: int, device: str) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is timed, and over how many images it runs."""
+class Reached(Exception):
+    """The trunk's end."""
+
+
+def ways(
+    name: str, layer: str, batch: int, steps: int, device: str
+) -> dict[str, tuple[Callable[[], object], int, int]]:
+    """What is timed, over how many images and steps it runs."""
+    few = max(2, steps // 8)
     side, fed = CASES[name, layer]
     model = network(name, device)
     config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch)
     units = list(range(batch))
-    theirs = {"thresholds": (steps,), "show_image": False, "progress": False, "fixed_image_size": fed}
+    theirs = {"thresholds": (few,), "show_image": False, "progress": False, "fixed_image_size": fed}
     lucent_layer = layer.replace(".", "_")
 
     def alone() -> None:
@@ -76,33 +86,50 @@ def ways(name: str, layer: str, batch: int, steps: int, device: str) -> dict[str
     def ours() -> None:
         featviz.render(model, f"{layer}:0-{batch - 1}", config)
 
-    def bare() -> None:
-        objective = channel(layer, units)
-        x = torch.rand(batch, 3, fed, fed, device=device, requires_grad=True)
-        with Trunk(model, (layer,), config) as trunk:
-            for _ in range(steps):
-                torch.autograd.grad(objective.score(trunk(x).__getitem__).sum(), x)
+    frozen = copy.deepcopy(model).to(memory_format=torch.channels_last).requires_grad_(False)
+    found = []
 
-    return {"lucent": (alone, 2), "batched": (batched, batch), "featviz": (ours, batch), "trunk": (bare, batch)}
+    def reach(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        found[:] = [output]
+        raise Reached
+
+    frozen.get_submodule(layer).register_forward_hook(reach)
+    bfloat16 = resolve_precision("auto", torch.device(device)) == torch.bfloat16
+
+    def bare() -> None:
+        x = torch.rand(batch, 3, fed, fed, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        for _ in range(few):
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16), contextlib.suppress(Reached):
+                frozen(x)
+            score = found[0][range(batch), units].float().mean((1, 2)).sum()
+            torch.autograd.grad(score, x)
+
+    return {
+        "lucent": (alone, 2, few),
+        "batched": (batched, batch, few),
+        "featviz": (ours, batch, steps),
+        "trunk": (bare, batch, few),
+    }
 
 
 def measure(name: str, layer: str, batch: int, steps: int, rounds: int, device: str) -> dict[str, object]:
     """Milliseconds per image and step of every way, and their ratios."""
     timed: dict[str, list[float]] = {}
+    for run, _, _ in ways(name, layer, batch, 2, device).values():
+        run()  # warm-up
     found = ways(name, layer, batch, steps, device)
-    for number in range(rounds + 1):  # the first warms up
-        for way, (run, images) in found.items():
+    for _ in range(rounds):
+        for way, (run, images, count) in found.items():
             began = time.perf_counter()
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
-            if number:
-                timed.setdefault(way, []).append(1000 * (time.perf_counter() - began) / images / steps)
+            timed.setdefault(way, []).append(1000 * (time.perf_counter() - began) / images / count)
     row: dict[str, object] = {way: statistics.median(times) for way, times in timed.items()}
     row |= {
         "rounds": timed,
         "batch": batch,
-        "steps": steps,
+        "steps": {way: count for way, (_, _, count) in found.items()},
         "image": CASES[name, layer][0],
         "fed": CASES[name, layer][1],
     }
@@ -124,8 +151,8 @@ def table(found: dict[str, dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--readme", type=Path, help="the file whose table is replaced")

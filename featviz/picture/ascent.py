@@ -6,6 +6,7 @@ the units apart: the gradient of a unit's image is that of its own score, whatev
 is read back to the host until a batch is done.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
 from featviz.picture.draw import Draw
+from featviz.picture.memory import held_memory
 from featviz.picture.objectives import Objective
 from featviz.picture.parameterization import parameterization
 from featviz.picture.robustness import affine_matrices, neutral_row, warp, warp_by
@@ -89,13 +91,14 @@ def ascend(
     batches = list(_batches(len(draw), objective, config))
     to_do = len(batches) * config.steps
     parts = []
-    for number, rows in enumerate(batches):
+    with held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext():
+        for number, rows in enumerate(batches):
 
-        def report(step: int, before: int = number * config.steps) -> None:
-            if progress is not None:
-                progress(before + step, to_do)
+            def report(step: int, before: int = number * config.steps) -> None:
+                if progress is not None:
+                    progress(before + step, to_do)
 
-        parts.append(_climb(trunk, objective.pick(rows), draw.pick(rows), config, transform, report))
+            parts.append(_climb(trunk, objective.pick(rows), draw.pick(rows), config, transform, report))
     return Renderings.join(parts)
 
 
@@ -110,7 +113,7 @@ def _climb(
     """The ascent of one batch."""
     draw = draw.to(trunk.device, trunk.dtype)
     painter = parameterization(draw.start, config)
-    adam = torch.optim.Adam([painter.spectrum], lr=config.lr, maximize=True, fused=trunk.device.type == "cuda")
+    adam = torch.optim.Adam([painter.spectrum], lr=config.lr, maximize=True, fused=trunk.device.type in ("cpu", "cuda"))
     matrices = affine_matrices(draw.tape, config.canvas, config.fed)
     trace = torch.empty(config.steps, len(draw), device=trunk.device, dtype=trunk.dtype)
     usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)

@@ -1,12 +1,13 @@
 """Convolutions that do their addition and their ReLU in the same pass, on a CPU with oneDNN.
 
-straight line of ATen operators (`straight.py`) -> the same line with fewer passes over memory. Most of a trunk's time on a CPU
-goes into reading and writing activations: a ReLU, or the sum at the end of a residual block, costs as much as a 1x1 convolution.
+straight line of ATen operators (`straight.py`) -> the same line with fewer passes over memory. Much of a trunk's time on a CPU
+goes into reading and writing activations: a ReLU, or the sum at the end of a residual block, costs what a 1x1 convolution
+does.
 oneDNN computes conv(x) + other and the ReLU before the result leaves the cache, from weights laid out once for it. The
 gradient with respect to the input is such a convolution too, with the kernel turned by 180 degrees, where the stride is 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,7 +94,12 @@ def _empty(size: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _laid_out(
-    weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int, size: Sequence[int]
+    weight: Tensor,
+    padding: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    size: Sequence[int],
 ) -> Tensor:
     plain = weight.contiguous(memory_format=torch.channels_last)
     return torch.ops.mkldnn._reorder_convolution_weight(plain, padding, stride, dilation, groups, list(size))
@@ -107,46 +113,41 @@ def fuse_convolutions(line: fx.GraphModule) -> fx.GraphModule:
         if found is None:
             continue
         size, weight, bias, args = found
-        last, other, relu = node, None, False
-        after = _only_user(last)
-        if after is not None and after.target in ADD and _free_to_move(node, after) and _adds(after, last):
-            last, other = after, next(arg for arg in after.args if arg is not node)
-            after = _only_user(last)
-        if after is not None and after.target in RELU and _free_to_move(node, after):
-            last, relu = after, True
+        chain, other = [node], None
+        after = _only_user(node)
+        if after is not None and after.target in ADD and _free_to_move(chain, after) and _adds(after, node):
+            chain.append(after)
+            other = next(arg for arg in after.args if arg is not node)
+            after = _only_user(after)
+        relu = after is not None and after.target in RELU and _free_to_move(chain, after)
+        if after is not None and relu:
+            chain.append(after)
         name = f"fused_{node.name}"
         line.add_submodule(name, FusedConvolution(size, weight, bias, args, relu))
-        with graph.inserting_before(last):
+        with graph.inserting_before(chain[-1]):
             made = graph.call_module(name, (node.args[0], *([] if other is None else [other])))
-        made.meta = dict(last.meta)
-        last.replace_all_uses_with(made)
-        for old in (last, *([] if last is node else _between(node, last))):
+        made.meta = dict(chain[-1].meta)
+        chain[-1].replace_all_uses_with(made)
+        for old in reversed(chain):
             graph.erase_node(old)
     graph.eliminate_dead_code()
     line.recompile()
     return line
 
 
-def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
-    """From the node before `last` back to `first`, along the chain that was fused."""
-    node = last
-    while node is not first:
-        node = next(arg for arg in node.all_input_nodes if arg is first or first in arg.all_input_nodes)
-        yield node
-
-
 def _read(line: fx.GraphModule, node: fx.Node) -> tuple[Sequence[int], Tensor, Tensor | None, tuple] | None:
     """Size of the input, weight, bias and (stride, padding, dilation, groups) of a convolution that can be fused."""
     if node.op != "call_function" or node.target is not aten.convolution.default:
         return None
-    source, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
-    x, fixed = source.meta.get("val"), [_constant(line, weight), None if bias is None else _constant(line, bias)]
-    if transposed or x is None or x.dim() != 4 or fixed[0] is None or (bias is not None and fixed[1] is None):
+    args: Any = node.args
+    source, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    x, kernel, offset = source.meta.get("val"), _constant(line, weight), _constant(line, bias)
+    if transposed or x is None or x.dim() != 4 or kernel is None or (bias is not None and offset is None):
         return None
-    if x.dtype not in (torch.bfloat16, torch.float32) or fixed[0].dtype != x.dtype:
+    if x.dtype not in (torch.bfloat16, torch.float32) or kernel.dtype != x.dtype:
         return None
     geometry = tuple(list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-    return x.shape, fixed[0], fixed[1], (*geometry, groups)
+    return x.shape, kernel, offset, (*geometry, groups)
 
 
 def _constant(line: fx.GraphModule, node: Any) -> Tensor | None:
@@ -163,15 +164,15 @@ def _adds(node: fx.Node, first: fx.Node) -> bool:
     """node is first + another tensor of its shape and type; in place only on `first`."""
     if len(node.args) != 2 or node.kwargs or (node.target is aten.add_.Tensor and node.args[0] is not first):
         return False
-    values = [arg.meta.get("val") for arg in node.args if isinstance(arg, fx.Node)]
+    values: list[Any] = [arg.meta.get("val") for arg in node.args if isinstance(arg, fx.Node)]
     if len(values) != 2 or node.args[0] is node.args[1]:
         return False
     return values[0].shape == values[1].shape and values[0].dtype == values[1].dtype
 
 
-def _free_to_move(first: fx.Node, last: fx.Node) -> bool:
-    """Nothing between the two writes into a tensor that may be read later than it was."""
-    node, chain = first.next, {first, *last.all_input_nodes}
+def _free_to_move(chain: Sequence[fx.Node], last: fx.Node) -> bool:
+    """Nothing but the chain writes into a tensor between its first node and the last."""
+    node = chain[0].next
     while node is not last:
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable and node not in chain:

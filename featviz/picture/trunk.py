@@ -181,7 +181,6 @@ class Trunk:
                 self._captured = wanted
         return self._fast
 
-
     @property
     def _order(self) -> tuple[str, ...]:
         """The modules whose outputs are wanted."""

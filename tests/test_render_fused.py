@@ -1,0 +1,129 @@
+"""The straight line of fused convolutions computes what the network computes, or there is none."""
+
+import pytest
+import torch
+import torchvision
+from networks import TinyCNN, TinyResNet, seeded
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+import featviz
+from featviz.config import RenderConfig
+from featviz.picture.fused import FusedConvolution, fuse_convolutions
+from featviz.picture.straight import straight_line
+from featviz.picture.trunk import Trunk
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+
+
+class Bends(nn.Module):
+    """Convolutions of every kind, and additions that may not be moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 5, stride=2, padding=1, bias=False)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.point = nn.Conv2d(8, 12, 1, stride=2)
+        self.strided = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(12, 12, (1, 3), padding=(0, 2))
+        self.shrinking = nn.Conv2d(12, 12, 3)
+        self.same = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu_(self.grouped(x).add_(x))
+        y = self.dilated(x)
+        x = y + F.relu(y)  # read twice
+        x = F.relu(self.point(x) + self.strided(x))
+        x = self.wide(x)
+        x = x + x.mean((2, 3), keepdim=True) + self.same(x).mul_(2)
+        return self.shrinking(F.relu_(x)) + 1
+
+
+class Decides(nn.Module):
+    """What it computes hangs on the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x[:, :, 0].mean() > 0 else F.relu(self.conv(x))
+
+
+NETWORKS = {
+    "bends": (Bends, 8),
+    "tiny resnet": (TinyResNet, 3),
+    "tiny cnn": (TinyCNN, 2),
+    "resnet18": (lambda: torchvision.models.resnet18(), 20),
+    "resnext": (lambda: torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], groups=4), 17),
+    "densenet": (lambda: torchvision.models.DenseNet(8, (2, 2), 8), 8),
+    "shufflenet": (lambda: torchvision.models.shufflenet_v2_x0_5(), 50),
+}
+
+
+@pytest.mark.parametrize("side", [33, 64])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_line_computes_what_its_network_does(name, side):
+    make, convolutions = NETWORKS[name]
+    net = seeded(make).eval().requires_grad_(False)
+    x = torch.randn(2, 3, side, side, requires_grad=True)
+    line = straight_line(lambda x: (net(x),), x, autocast=False)
+    assert isinstance(line, nn.Module)
+    fused = [module for module in line.modules() if isinstance(module, FusedConvolution)]
+    assert len(fused) >= convolutions
+    other = torch.randn(x.shape, requires_grad=True)
+    pull = torch.randn_like(net(x))
+    expected, got = (
+        (y := one(other), torch.autograd.grad((y * pull).sum(), other)[0]) for one in (net, lambda x: line(x)[0])
+    )
+    for e, g in zip(expected, got, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-3, atol=2e-5 * float(e.detach().abs().max()))
+
+
+def test_a_convolution_is_not_moved_behind_a_write_to_its_input():
+    conv = seeded(lambda: nn.Conv2d(3, 3, 1)).requires_grad_(False)
+
+    def run(x: Tensor) -> Tensor:
+        x = x * 1
+        y = conv(x)
+        return x.relu_() + y
+
+    x = torch.randn(2, 3, 8, 8)
+    line = fuse_convolutions(make_fx(run)(x))
+    assert any(isinstance(module, FusedConvolution) for module in line.modules())
+    torch.testing.assert_close(line(x), run(x))
+
+
+def test_a_network_that_decides_by_values_has_no_line_and_renders():
+    net = seeded(Decides)
+    assert straight_line(lambda x: (net(x),), torch.rand(2, 3, 8, 8), autocast=False) is None
+    found = featviz.render(net, "conv:0-1", RenderConfig(size=8, steps=3, precision="float32"))
+    assert not found.dead.any()
+
+
+def test_the_ascent_runs_on_the_line_and_reaches_the_same():
+    net = seeded(TinyResNet)
+    config = RenderConfig(size=16, steps=8, precision="float32")
+    fast = featviz.render(net, "conv2:0-3", config)
+    slow = featviz.render(net, "conv2:0-3", RenderConfig(size=16, steps=8, precision="float64"))
+    torch.testing.assert_close(fast.score.double(), slow.score, rtol=1e-3, atol=1e-4)
+    with Trunk(net, ("conv2",), config) as trunk:
+        for _ in range(3):
+            trunk(torch.rand(2, 3, 16, 16, requires_grad=True))
+        trunk(torch.rand(3, 3, 16, 16, requires_grad=True))
+        assert [shape[0] for shape, line in trunk._lines.items() if line is not None] == [2]
+
+
+def test_a_layer_that_is_looked_at_is_not_fused_away():
+    net = seeded(TinyResNet)
+    names = ("conv1", "relu", "conv2") if hasattr(net, "relu") else ("conv1", "conv2")
+    with Trunk(net, names, RenderConfig(size=16, precision="float32")) as trunk:
+        x = torch.rand(2, 3, 16, 16, requires_grad=True)
+        first = {name: value.detach() for name, value in trunk(x).items()}
+        second = trunk(x)
+        assert trunk._lines
+        for name in names:
+            torch.testing.assert_close(second[name].detach(), first[name], rtol=1e-4, atol=1e-5)
