@@ -34,7 +34,8 @@ class RenderConfig:
     mean: tuple[float, ...] | None = None  # of the network's input; None: what the model says, else ImageNet's
     std: tuple[float, ...] | None = None
     restarts: int = 4  # other draws tried where a unit has no gradient at its start
-    batch: int = 32  # units rendered together at most
+    batch: int | str = "auto"  # units rendered together; auto: as many as pay and fit the memory
+    memory: float | None = None  # GiB that "auto" may fill with images; None: what is free
     precision: str = "auto"  # of the network: "float32", "bfloat16", "float64"; auto: bfloat16 where it is native
 
     def __post_init__(self) -> None:
@@ -56,10 +57,12 @@ class RenderConfig:
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
-            ("batch", 1, 10**6),
+            ("memory", 1e-6, 10**6), ("batch", 1, 10**6),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not low <= value <= high:
+            if (name, value) in (("memory", None), ("batch", "auto")):
+                continue
+            if not isinstance(value, (int, float)) or not low <= value <= high:
                 raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}.")
 
     @property

@@ -151,7 +151,7 @@ def render_unit_triplet(
         merged: the merged network in A's basis; None: `merge(model_a, model_b, alignment, data=data)`.
         alignment: of the two models; None: matched by activations where there is `data`, else by weights.
         data: batches `x` or `(x, label)` for the matching and for the repair of the merge.
-        config: size, steps, seed and the rest; `config.batch` units are rendered together.
+        config: size, steps, seed and the rest; `config.batch` units are rendered together, by default as many as fit.
         device: None: where the models are.
         transform: images in [0, 1] -> what the networks are fed, in place of the warps (a kornia pipeline, for example);
             its randomness is its own, and then not shared by the subjects.

@@ -109,6 +109,11 @@ def positive(text: str) -> int:
     return number
 
 
+def batch(text: str) -> int | str:
+    """A number, or `auto`."""
+    return text if text == "auto" else positive(text)
+
+
 def size(text: str) -> int | tuple[int, int]:
     """`64` or `48x64` (height x width)."""
     sides = text.lower().split("x")

@@ -7,7 +7,7 @@ is read back to the host until a batch is done.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
+from featviz.picture.batching import in_batches
 from featviz.picture.draw import Draw
 from featviz.picture.memory import held_memory
 from featviz.picture.objectives import Objective
@@ -73,7 +74,7 @@ def ascend(
     transform: Transform | None = None,
     progress: Progress | None = None,
 ) -> Renderings:
-    """Climb from the draw's starts for `config.steps` steps of Adam, `config.batch` units at a time.
+    """Climb from the draw's starts for `config.steps` steps of Adam, a batch of units at a time.
 
     Args:
         trunk: an open trunk with the objective's layers.
@@ -82,24 +83,23 @@ def ascend(
         transform: in place of the tape: images (unit, c, h, w) in [0, 1] -> what the network is fed,
             differentiable (for example a `kornia.augmentation` pipeline). Its randomness is its own, so that
             a unit's image may then depend on its batch.
-        progress: called after every step with (steps done, steps to do) over all batches.
+        progress: called after every step with (steps done, steps to do), one per image and step.
 
     Raises:
         RenderError: the objective prescribes another number of images than the draw has.
     """
     _same_number(objective, draw)
-    batches = list(_batches(len(draw), objective, config))
-    to_do = len(batches) * config.steps
-    parts = []
+    units = len(draw)
+
+    def work(rows: list[int]) -> Renderings:
+        def report(step: int) -> None:
+            if progress is not None:
+                progress(rows[0] * config.steps + step * len(rows), units * config.steps)
+
+        return _climb(trunk, objective.pick(rows), draw.pick(rows), config, transform, report)
+
     with held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext():
-        for number, rows in enumerate(batches):
-
-            def report(step: int, before: int = number * config.steps) -> None:
-                if progress is not None:
-                    progress(before + step, to_do)
-
-            parts.append(_climb(trunk, objective.pick(rows), draw.pick(rows), config, transform, report))
-    return Renderings.join(parts)
+        return Renderings.join(in_batches(trunk, objective, units, config, work))
 
 
 def _climb(
@@ -143,15 +143,16 @@ def alive(
     not zero.
     """
     _same_number(objective, draw)
-    found = []
-    for rows in _batches(len(draw), objective, config):
+
+    def work(rows: list[int]) -> Tensor:
         part = draw.pick(rows).to(trunk.device, trunk.dtype)
         painter = parameterization(part.start, config)
         matrices = affine_matrices(part.tape[0], config.canvas, config.fed)
         images = painter()
         score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform))
-        found.append(_usable(_gradient(score, painter.spectrum)).cpu())
-    return torch.cat(found)
+        return _usable(_gradient(score, painter.spectrum)).cpu()
+
+    return torch.cat(in_batches(trunk, objective, len(draw), config, work))
 
 
 def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
@@ -160,18 +161,13 @@ def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
 
     Images of another size than the network is fed (`config.input_size`) are resized.
     """
-    found = []
+
+    def work(rows: list[int]) -> Tensor:
+        part = images[rows].to(trunk.device, trunk.dtype)
+        return _plain_score(trunk, objective.pick(rows), part).cpu()
+
     with torch.no_grad():
-        for rows in _batches(len(images), objective, trunk.config):
-            part = images[rows].to(trunk.device, trunk.dtype)
-            found.append(_plain_score(trunk, objective.pick(rows), part).cpu())
-    return torch.cat(found)
-
-
-def _batches(units: int, objective: Objective, config: RenderConfig) -> Iterator[list[int]]:
-    most = units if objective.coupled else config.batch
-    for first in range(0, units, max(most, 1)):
-        yield list(range(first, min(first + most, units)))
+        return torch.cat(in_batches(trunk, objective, len(images), trunk.config, work))
 
 
 def _same_number(objective: Objective, draw: Draw) -> None:

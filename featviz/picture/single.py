@@ -47,8 +47,8 @@ def render(
             or lucent-style callable on T(layer) that gives a loss to minimise.
         device: "cuda", "cuda:1", "cpu", ...; None: where the model is.
         transform: images (unit, c, h, w) in [0, 1] -> what the network is fed, in place of the random warps.
-        progress: called after each step with (steps done, steps to do); units of several layers are counted
-            in turn.
+        progress: called after each step with (steps done, steps to do), one per image and step; units of
+            several layers are counted in turn.
         axis: the axis of the units in the layer's output; None: 1, or the last one of tokens and of a linear
             layer or LayerNorm.
         images: how many images to make for an objective that does not prescribe it; None: 1.

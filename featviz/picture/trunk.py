@@ -68,6 +68,7 @@ class Trunk:
             torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
         )
         self._wanted = len(self._order)
+        self.batch: int | None = None  # images at once, once that is known
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
         self._fast: nn.Module | None = None  # the network as the ascent runs it
@@ -92,8 +93,7 @@ class Trunk:
         if self._open is not None:
             self._open.close()
             self._open = self._fast = None
-            self._shapes.clear()
-            self._lines.clear()
+            self.forget_lines()
 
     def __call__(self, x: Tensor, images: Tensor | None = None, precise: bool = False) -> dict[str, Tensor]:
         """Activations by layer name (as it was asked for) of what the network is fed.
@@ -116,6 +116,16 @@ class Trunk:
                 raise UnitError(f"the network has a layer {name} but does not call it in eval mode: take one it calls.")
         found = {asked: captured[name] for asked, name in self.layers.items()}
         return found if "input" in found else {**found, "input": x if images is None else images}
+
+    def forget_lines(self) -> None:
+        """Give back the memory of what was made for batches of a size."""
+        self._shapes.clear()
+        self._lines.clear()
+
+    def weights(self) -> list[Tensor]:
+        """All tensors that the networks of this trunk consist of."""
+        nets = [self.net] if self._fast is None else [self.net, self._fast]
+        return [tensor for net in nets for tensor in (*net.parameters(), *net.buffers())]
 
     def _network(self) -> nn.Module:
         """The model, or a copy of it where its own weights do not serve."""
@@ -155,7 +165,7 @@ class Trunk:
         except FeatvizError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            if _machine_failed(error):
+            if machine_failed(error):
                 raise
             message = " ".join(str(error).split())[:200] or type(error).__name__
             raise RenderError(
@@ -213,7 +223,7 @@ def _until_reached(net: nn.Module, x: Tensor) -> None:
         net(x)
 
 
-def _machine_failed(error: BaseException) -> bool:
+def machine_failed(error: BaseException) -> bool:
     """Out of memory or a broken device: no fault of the image's size."""
     text = str(error)
     accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
