@@ -66,11 +66,7 @@ def test_auto_fills_the_given_memory_and_no_more():
     with Trunk(net, ("conv2",), CONFIG) as trunk:
         one = image_bytes(trunk, channel("conv2", [0]), CONFIG)
     for images in (1, 3, 9):
-        config = (
-            replace(CONFIG, memory=(images + 0.5) * one / SHARE / 2**30)
-            if images > 1
-            else replace(CONFIG, memory=0.001)
-        )
+        config = replace(CONFIG, memory=(images + 0.5) * one / SHARE / 2**30)
         with Trunk(net, ("conv2",), config) as trunk:
             found = batch_size(trunk, channel("conv2", list(range(4))), config)
         assert found == images
