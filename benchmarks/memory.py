@@ -4,7 +4,7 @@
 
 Each row is a process of its own that renders 64 units with `RenderConfig(memory=...)`. On a CPU the peak is that of resident
 memory (Linux: VmHWM) over what the process held with the network loaded and one image rendered; on a GPU what torch allocated
-at most. A batch is planned with 80 % of the budget.
+at most. A batch is planned with 85 % of the budget, copies of the weights included.
 """
 
 import argparse

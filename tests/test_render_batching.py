@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import featviz
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.picture.batching import SHARE, batch_size, image_bytes
+from featviz.picture.batching import COPIES, SHARE, batch_size, image_bytes
 from featviz.picture.objectives import channel
 from featviz.picture.trunk import Trunk
 
@@ -65,8 +65,9 @@ def test_auto_fills_the_given_memory_and_no_more():
     net = seeded(TinyResNet)
     with Trunk(net, ("conv2",), CONFIG) as trunk:
         one = image_bytes(trunk, channel("conv2", [0]), CONFIG)
+        fixed = COPIES * sum(weight.nbytes for weight in trunk.net.parameters())
     for images in (1, 3, 9):
-        config = replace(CONFIG, memory=(images + 0.5) * one / SHARE / 2**30)
+        config = replace(CONFIG, memory=((images + 0.5) * one + fixed) / SHARE / 2**30)
         with Trunk(net, ("conv2",), config) as trunk:
             found = batch_size(trunk, channel("conv2", list(range(4))), config)
         assert found == images

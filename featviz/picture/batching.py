@@ -21,7 +21,8 @@ from featviz.picture.objectives import Objective
 from featviz.picture.trunk import Trunk, machine_failed
 
 Part = TypeVar("Part")
-SHARE = 0.8  # of the memory that batches are planned with: libraries take scratch that nobody counts
+SHARE = 0.85  # of the memory that is planned with: libraries take scratch that nobody counts
+COPIES = 5  # of the weights, as measured: the network made ready, laid out for both directions, and proven
 MOST = {"cpu": 32, "cuda": 256}  # more images at once gain nothing: a CPU is busy with 8
 
 
@@ -65,7 +66,8 @@ def batch_size(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
             trunk.batch = config.batch
         else:
             budget = memory_budget(trunk.device) if config.memory is None else config.memory * 2**30
-            fitting = int(SHARE * budget / image_bytes(trunk, objective, config))
+            left = SHARE * budget - COPIES * sum(weight.nbytes for weight in trunk.net.parameters())
+            fitting = int(left / image_bytes(trunk, objective, config))
             trunk.batch = max(1, min(fitting, MOST.get(trunk.device.type, 32)))
     return trunk.batch
 
