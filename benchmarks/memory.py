@@ -41,7 +41,7 @@ def measure(network: str, layer: str, budget: float, units: int, steps: int, dev
     featviz.render(model, f"{layer}:0", config)
     with Trunk(model, (layer,), config) as trunk:
         objective = channel(layer, list(range(units)))
-        counted, images = image_bytes(trunk, objective, config), batch_size(trunk, objective, config)
+        images, counted = batch_size(trunk, objective, config), image_bytes(trunk, objective, config)
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")

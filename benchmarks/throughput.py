@@ -75,13 +75,15 @@ def ways(
     theirs = {"thresholds": (few,), "show_image": False, "progress": False, "fixed_image_size": fed}
     lucent_layer = layer.replace(".", "_")
 
+    hooked = copy.deepcopy(model)  # lucent never takes its hooks away, and a network that is looked at is not folded
+
     def alone() -> None:
         for unit in units[:2]:
-            render_vis(model, f"{lucent_layer}:{unit}", lambda: param.image(side), **theirs)
+            render_vis(hooked, f"{lucent_layer}:{unit}", lambda: param.image(side), **theirs)
 
     def batched() -> None:
         parts = [objectives.channel(lucent_layer, unit, batch=unit) for unit in units]
-        render_vis(model, objectives.Objective.sum(parts), lambda: param.image(side, batch=batch), **theirs)
+        render_vis(hooked, objectives.Objective.sum(parts), lambda: param.image(side, batch=batch), **theirs)
 
     def ours() -> None:
         featviz.render(model, f"{layer}:0-{batch - 1}", config)

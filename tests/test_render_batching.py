@@ -18,7 +18,7 @@ CONFIG = RenderConfig(size=16, steps=3, precision="float64")
 
 
 class Hungry(nn.Module):
-    """Has memory for so many images, the first time round for more."""
+    """Has memory to climb with so many images."""
 
     def __init__(
         self, fits: int, error: type[BaseException] = torch.OutOfMemoryError, text: str = "out of memory"
@@ -73,6 +73,14 @@ def test_auto_fills_the_given_memory_and_no_more():
         assert found == images
     with Trunk(net, ("conv2",), CONFIG) as trunk:
         assert batch_size(trunk, channel("conv2", [0]), CONFIG) == 32
+
+
+def test_the_weights_are_no_part_of_an_image():
+    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3))
+    objective = channel("2", [0])
+    config = RenderConfig(size=6)
+    with Trunk(net, ("2",), config) as trunk:
+        assert image_bytes(trunk, objective, config) < net[2].weight.nbytes / 4
 
 
 def test_memory_of_an_image_grows_with_its_area():

@@ -61,6 +61,10 @@ def add_rendering(group: Any, defaults: RenderConfig) -> None:
         "--input-size", type=arguments.size, default=defaults.input_size, metavar="PIXELS",
         help="side of what the network is fed (default: the pictures as they are)",
     )  # fmt: skip
+    group.add_argument(
+        "--memory", type=float, default=defaults.memory, metavar="GIB",
+        help="what batch auto may fill (default: what is free)",
+    )  # fmt: skip
     for name, kind, text in (
         ("steps", int, "steps of the ascent"),
         ("seed", int, "of the random starts and transformations"),

@@ -75,12 +75,10 @@ def batch_size(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
 def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
     """Memory in bytes that one more image of a batch takes in a step of the ascent."""
     saved: dict[int, int] = {}
-    fixed = {weight.untyped_storage().data_ptr() for weight in trunk.weights()}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in fixed:
-            saved[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     images = torch.rand(1, trunk.channels, *config.fed, device=trunk.device, dtype=trunk.dtype).requires_grad_()
@@ -89,6 +87,8 @@ def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int
             trunk(images).__getitem__
         )  # holds what is counted, so that no address is used twice
     del score
+    for weight in trunk.weights():  # after the run, which may have made them
+        saved.pop(weight.untyped_storage().data_ptr(), None)
     # What the backward pass holds at a time, and the image's own: spectrum, moments, warps.
     return sum(saved.values()) + 3 * max(saved.values(), default=0) + 12 * images.nbytes
 

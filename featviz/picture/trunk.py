@@ -67,7 +67,7 @@ class Trunk:
         self._mean, self._std = (
             torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
         )
-        self._wanted = len(self._order)
+        self._order = tuple(dict.fromkeys(self.layers.values()))  # the modules whose outputs are wanted
         self.batch: int | None = None  # images at once, once that is known
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
@@ -80,7 +80,7 @@ class Trunk:
             self.net = self._network()
             stack.enter_context(frozen(self.net))
             modules = dict(self.net.named_modules(remove_duplicate=False))
-            for name in set(self.layers.values()):
+            for name in self._order:
                 handle = modules[name].register_forward_hook(self._hook(name))
                 stack.callback(handle.remove)
             self._open = stack.pop_all()
@@ -107,7 +107,7 @@ class Trunk:
             raise RuntimeError("the trunk is closed: use it in a with statement")
         captured = self._captured = {}
         try:
-            if self._wanted:
+            if self._order:
                 self._run(x, precise)
         finally:
             self._captured = None
@@ -143,7 +143,7 @@ class Trunk:
                 kind = type(output).__name__
                 raise ModelError(f"{name or 'the network'} gives a {kind} without a tensor: take another layer.")
             self._captured[name] = tensor
-            if len(self._captured) == self._wanted:
+            if len(self._captured) == len(self._order):
                 raise _Reached
             self._captured[name] = tensor.clone()  # an in-place operation may follow
 
@@ -190,11 +190,6 @@ class Trunk:
             finally:
                 self._captured = wanted
         return self._fast
-
-    @property
-    def _order(self) -> tuple[str, ...]:
-        """The modules whose outputs are wanted."""
-        return tuple(dict.fromkeys(self.layers.values()))
 
     def _line(self, net: nn.Module, x: Tensor, autocast: bool) -> Run | None:
         """The network for images of this shape with fused convolutions, from the second climb of that shape on; else None."""
