@@ -24,7 +24,7 @@ from featviz.picture.batching import batch_size, image_bytes
 from featviz.picture.objectives import channel
 from featviz.picture.trunk import Trunk
 
-HEAD = "| budget, GiB | images at once | counted per image, MiB | peak, GiB | of the budget |"
+HEAD = "| budget, GiB | images at once | planned per image, MiB | peak, GiB | of the budget |"
 
 
 def resident(what: str) -> int:
@@ -39,9 +39,11 @@ def measure(network: str, layer: str, budget: float, units: int, steps: int, dev
     model = torchvision.models.get_model(network, weights=None).eval().to(device)
     config = featviz.RenderConfig(size=224, steps=steps, memory=budget, restarts=0)
     featviz.render(model, f"{layer}:0", config)
+    objective = channel(layer, list(range(units)))
     with Trunk(model, (layer,), config) as trunk:
-        objective = channel(layer, list(range(units)))
-        images, counted = batch_size(trunk, objective, config), image_bytes(trunk, objective, config)
+        images = batch_size(trunk, objective, config)
+    with Trunk(model, (layer,), config) as trunk:
+        counted = image_bytes(trunk, objective, config)
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")

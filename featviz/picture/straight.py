@@ -22,7 +22,8 @@ def straight_line(run: Run, x: Tensor, autocast: bool) -> Run | None:
     """
     try:
         with torch.no_grad():
-            line = fuse_convolutions(make_fx(run)(x.detach()))
+            # Fake tensors have shapes and no memory: a trace holds every intermediate result until its end.
+            line = fuse_convolutions(make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach()))
         for node in line.graph.nodes:
             node.meta.clear()
             if node.target is torch.ops.aten.view.default:  # a fused convolution may lie in memory in another order
@@ -42,7 +43,8 @@ def _same(run: Run, line: fx.GraphModule, x: Tensor, tolerance: float) -> bool:
     for way in (run, line):
         y = x.clone().requires_grad_()
         outputs = tuple(way(y))
-        found.append((outputs, torch.autograd.grad(torch.stack([out.float().sum() for out in outputs]).sum(), y)[0]))
+        (gradient,) = torch.autograd.grad(torch.stack([out.float().sum() for out in outputs]).sum(), y)
+        found.append(([out.detach() for out in outputs], gradient))
     (theirs, pulled), (ours, line_pulled) = found
     if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
