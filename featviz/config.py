@@ -88,6 +88,7 @@ PERMUTATIONS = ("weights", "activations", "inner", "sinkhorn", "identity", "rand
 MIXINGS = ("zipit", "cca", "ot")  # that combine units
 METHODS = (*PERMUTATIONS, *MIXINGS)
 METHODS_ON_DATA = ("activations", "inner", *MIXINGS)  # that compare units on data
+REPAIRS = ("auto", "none", "batchnorm", "rescale", "repair")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class MergeConfig:
     """How two aligned networks become one."""
 
     weight: float = 0.5  # of B; 0 is A, 1 is B'
-    repair: str = "auto"  # "none", "batchnorm", "repair"; auto: batchnorm, or repair where there is no BatchNorm
+    repair: str = "auto"  # of REPAIRS; auto: batchnorm, or repair where there is no BatchNorm
     points: int = 25  # of a loss barrier (Git Re-Basin)
 
 

@@ -168,7 +168,25 @@ def test_barrier_draws_and_prints_the_ensemble(here, tmp_path, capsys):
     ]
     assert main(["barrier", *PAIR, *SIZE, *arguments]) == 0
     assert picture.read_text().startswith("<?xml")
-    assert any(line.split()[0] == "ensemble" for line in capsys.readouterr().out.splitlines())
+    shown = capsys.readouterr().out
+    assert [line.split()[-1] for line in shown.splitlines() if line.split()[0] == "ensemble"] == [
+        "logits)",
+        "probabilities)",
+    ]
+    assert "of the accuracy" in shown
+
+
+def test_barrier_repairs_between_the_ends(here, tmp_path):
+    arguments = ["--alignment", "ab.safetensors", "--data", "data", "--points", "3"]
+    repair = ["--repair", "batchnorm", "--repair-data", "data"]
+    found = {}
+    for name, more in {"repaired": repair, "plain": []}.items():
+        out = tmp_path / f"{name}.json"
+        assert main(["barrier", *PAIR, *SIZE, *arguments, *more, "--out", str(out)]) == 0
+        found[name] = json.loads(out.read_text())
+    assert (found["repaired"]["repair"], found["repaired"]["repair_data"]) == ("batchnorm", "data")
+    assert found["plain"]["losses"][1] != found["repaired"]["losses"][1]
+    assert found["plain"]["losses"][::2] == pytest.approx(found["repaired"]["losses"][::2])
 
 
 def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_measured(here, tmp_path, capsys):
@@ -254,6 +272,7 @@ MISTAKES = {
     "repair without data": (MERGE, ["--data", "--repair none"]),
     "weight": ([*MERGE, "--weight", "1.5", "--repair", "none"], ["1.5", "0", "1"]),
     "one point": ([*BARRIER, "--data", "data", "--points", "1"], ["1"]),
+    "barrier repaired without data": ([*BARRIER, "--data", "data", "--repair", "repair"], ["--repair-data", "repair"]),
     "no labels": ([*BARRIER, "--data", "data/a"], ["data/a", "labels"]),
     "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
     "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),

@@ -123,7 +123,7 @@ def test_a_module_called_twice_is_seen_and_averaged_at_its_first_call():
 
 @pytest.fixture
 def curve() -> featviz.LossBarrier:
-    return featviz.LossBarrier((0.0, 0.5, 1.0), (1.0, 2.0, 1.0), (90.0, 50.0, 88.0), 1.0)
+    return featviz.LossBarrier((0.0, 0.5, 1.0), (1.0, 2.0, 1.0), (90.0, 50.0, 88.0), 1.0, 39.0)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -54,6 +54,15 @@ def test_counters_are_never_averaged(pair):
     assert featviz.merge(*pair, None).bn1.num_batches_tracked == 7
 
 
+def test_whole_numbers_are_those_of_a_whatever_the_repair(pair):
+    for model, number in zip(pair, (3, 9), strict=True):
+        model.register_buffer("seen", torch.tensor([number]))
+        model.bn1.num_batches_tracked.fill_(number)
+    for repair in ("none", "batchnorm", "rescale", "repair"):
+        merged = featviz.merge(*pair, None, repair=repair, data=DATA)
+        assert (merged.seen, merged.bn1.num_batches_tracked) == (3, 3)
+
+
 def test_the_callers_models_are_untouched(pair):
     before = [copy.deepcopy(model.state_dict()) for model in pair]
     pair[0].train()
@@ -105,6 +114,102 @@ def test_repaired_layers_have_the_average_mean_and_deviation_of_their_parents():
         for ours, x, y in zip(*(moments(m, layer) for m in (merged, a, b)), strict=True):
             torch.testing.assert_close(ours, (x + y) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(merged.fc.weight, (a.fc.weight + b.fc.weight) / 2)
+
+
+def moments(model: nn.Module, layer: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of every unit of a layer (second axis, or the last of three) over all data at once."""
+    seen = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda m, args, out: seen.append(out.detach().double()))
+    with torch.no_grad():
+        model(torch.cat(list(data)))
+    handle.remove()
+    rows = seen[0].movedim(1 if seen[0].dim() == 4 and not layer.endswith("inner") else -1, 0).flatten(1)
+    return rows.mean(1), rows.std(1, correction=0)
+
+
+def test_rescale_gives_the_deviation_and_leaves_the_mean_to_follow():
+    """Qu & Horvath 2024: the output is multiplied by goal over own deviation; its mean is multiplied, too."""
+    a, b = seeded(TinyCNN, 0).double(), seeded(TinyCNN, 1).double()
+    data = [torch.cat(DATA).double()]
+    plain = featviz.merge(a, b, None)
+    merged = featviz.merge(a, b, None, weight=0.5, repair="rescale", data=data)
+    (mean, own), (_, dev_a), (_, dev_b) = (moments(m, "conv1", data) for m in (plain, a, b))
+    factor = (dev_a + dev_b) / 2 / own
+    found = moments(merged, "conv1", data)
+    torch.testing.assert_close(found, (factor * mean, factor * own))
+    torch.testing.assert_close(merged.conv1.weight, factor.view(-1, 1, 1, 1) * plain.conv1.weight)
+    torch.testing.assert_close(merged.conv1.bias, factor * plain.conv1.bias)
+    second = (moments(m, "conv2", data)[1] for m in (merged, a, b))
+    torch.testing.assert_close(next(second), sum(second) / 2)  # behind a corrected layer
+    torch.testing.assert_close(merged.fc.weight, plain.fc.weight)
+
+
+def test_rescale_measures_the_variance_of_batchnorm_and_keeps_its_mean(pair):
+    a, b = (model.double() for model in pair)
+    data = [torch.cat(DATA).double()]
+    plain, merged = featviz.merge(a, b, None), featviz.merge(a, b, None, repair="rescale", data=data)
+    for name in ("bn1", "bn2"):
+        torch.testing.assert_close(getattr(merged, name).running_mean, getattr(plain, name).running_mean)
+    count = len(data[0]) * 64
+    for norm, conv in (("bn1", "conv1"), ("bn2", "conv2")):  # each sees what the corrected layers before it give
+        variance = moments(merged, conv, data)[1].square() * count / (count - 1)
+        torch.testing.assert_close(getattr(merged, norm).running_var, variance, rtol=1e-2, atol=0)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in merged.modules())
+
+
+class BiasedNorms(nn.Sequential):
+    """VGG's habit: convolutions with biases before BatchNorm."""
+
+    def __init__(self) -> None:
+        blocks = [(nn.Conv2d(n, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()) for n in (3, 6)]
+        super().__init__(
+            *(m for block in blocks for m in block), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+        )
+
+
+def test_a_bias_before_batchnorm_is_corrected_and_the_norm_takes_no_notice():
+    a, b = seeded(BiasedNorms, 0).double(), seeded(BiasedNorms, 1).double()
+    data = [torch.cat(DATA).double()]
+    repaired, reset = (featviz.merge(a, b, None, repair=repair, data=data) for repair in ("repair", "batchnorm"))
+    for layer in ("0", "3"):
+        found, *parents = (moments(m, layer, data) for m in (repaired, a, b))
+        for ours, x, y in zip(found, *parents, strict=True):
+            torch.testing.assert_close(ours, (x + y) / 2, rtol=1e-2, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(repaired(data[0]), reset(data[0]), rtol=1e-2, atol=1e-2)
+
+
+class ConvNextLike(nn.Module):
+    """A stem, one block as ConvNeXt has it (depthwise, LayerNorm, two linear layers, skip), and logits."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 2, stride=2)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.outer = nn.Linear(2 * width, width)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        h = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return self.head((x + self.outer(F.gelu(self.inner(h))).permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def test_in_a_network_with_layernorm_the_layers_with_a_bias_are_corrected_and_the_norm_is_the_average():
+    a, b = seeded(ConvNextLike, 0).double(), seeded(ConvNextLike, 1).double()
+    data = [torch.cat(DATA).double()]
+    alignment = featviz.align(a, b, EXAMPLE)
+    permuted = alignment.permute(b)
+    plain, merged = (featviz.merge(a, b, alignment, repair=repair, data=data) for repair in ("none", "auto"))
+    for layer in ("stem", "depthwise", "inner"):
+        found, *parents = (moments(m, layer, data) for m in (merged, a, permuted))
+        for ours, x, y in zip(found, *parents, strict=True):
+            torch.testing.assert_close(ours, (x + y) / 2, rtol=1e-6, atol=1e-6)
+    for name in ("norm", "head"):
+        torch.testing.assert_close(getattr(merged, name).weight, getattr(plain, name).weight)
+    assert not torch.allclose(merged.outer.weight, plain.outer.weight)
 
 
 def test_the_repair_fits_the_network(pair):

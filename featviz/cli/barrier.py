@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from featviz.cli import arguments
+from featviz.config import REPAIRS
+from featviz.errors import DataError
 from featviz.files import check_writable, write_atomically
 
 DESCRIPTION = """\
 Measure loss and accuracy of the averages of A and the permuted B at evenly spaced weights.
-The barrier is the most that the loss lies above the straight line between its two ends.
+The barrier is the most that the loss lies above the straight line between its two ends, and the accuracy below.
 """
 
 EXAMPLES = """\
@@ -18,7 +20,7 @@ examples:
   featviz barrier a.safetensors b.safetensors --arch resnet20-x2 --size 32 --alignment ab.safetensors \\
       --data cifar/test --out barrier.json
   featviz barrier a.safetensors b.safetensors --arch vgg11-x1 --size 32 --alignment ab.safetensors \\
-      --data cifar/test --points 25 --limit 10000
+      --data cifar/test --repair repair --repair-data cifar/train --ensemble --plot barrier.png
 """
 
 
@@ -30,9 +32,18 @@ def add(commands: Any) -> None:
         "--points", type=arguments.positive, default=arguments.DEFAULTS.merge.points, metavar="N",
         help="networks on the line, both ends included (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--repair", choices=REPAIRS, default="none",
+        help="how the networks between the ends are corrected, as in featviz merge (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repair-data", type=Path, metavar="FOLDER", help="images for the repair, other than those that are tested on"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw loss and accuracy as .png or .svg")
-    parser.add_argument("--ensemble", action="store_true", help="print what the mean of both networks' logits reaches")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="measure A and B together: mean logits, mean probabilities"
+    )
     arguments.add_architecture(parser)
     arguments.add_input(parser)
     arguments.add_data(parser, required=True, why="; labels are the class folders in alphabetical order")
@@ -40,6 +51,10 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
+    if args.repair != "none" and args.repair_data is None:
+        raise DataError(
+            f"--repair {args.repair} measures statistics on images: give --repair-data FOLDER, or --repair none."
+        )
     from featviz.plots import check_plottable, plot_barriers
 
     if args.out is not None:
@@ -49,26 +64,35 @@ def run(args: Namespace) -> None:
     from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
     from featviz.merging.barrier import loss_barrier
-    from featviz.merging.baselines import evaluate_ensemble
+    from featviz.merging.baselines import MEANS, evaluate_ensemble
 
     model_a, model_b = inputs.pair(args)
     alignment = load_alignment(args.alignment)
     data = inputs.labelled(args, model_a, args.size)
+    pairs = cast("Any", data)
+    repair_data = None
+    if args.repair != "none":
+        repair_data = inputs.images(Namespace(**vars(args) | {"data": args.repair_data}), model_a, args.size)
     with inputs.bar("measuring") as progress:
-        curve = loss_barrier(model_a, model_b, alignment, data=cast("Any", data), points=args.points, progress=progress)
+        curve = loss_barrier(
+            model_a, model_b, alignment, pairs, args.points, args.repair, repair_data, progress=progress
+        )
+    ensembles = {mean: evaluate_ensemble(model_a, model_b, pairs, mean) for mean in MEANS if args.ensemble}
     print(f"{'weight of B':>11} {'loss':>9} {'accuracy':>9}")
     for weight, loss, accuracy in zip(curve.weights, curve.losses, curve.accuracies, strict=True):
         print(f"{weight:11.3f} {loss:9.4f} {accuracy:7.2f} %")
-    print(f"barrier {curve.barrier:.4f}")
-    if args.ensemble:
-        loss, accuracy = evaluate_ensemble(model_a, model_b, cast("Any", data))
-        print(f"{'ensemble':>11} {loss:9.4f} {accuracy:7.2f} %")
+    for mean, (loss, accuracy) in ensembles.items():
+        print(f"{'ensemble':>11} {loss:9.4f} {accuracy:7.2f} %  (mean {mean})")
+    print(f"barrier {curve.barrier:.4f}, of the accuracy {curve.accuracy_barrier:.2f} points")
     if args.plot is not None:
-        print(plot_barriers({alignment.method: curve}, args.plot, f"{args.a.stem} to {args.b.stem}"))
+        label = alignment.method if args.repair == "none" else f"{alignment.method}, repair {args.repair}"
+        print(plot_barriers({label: curve}, args.plot, f"{args.a.stem} to {args.b.stem}"))
     if args.out is not None:
         numbers = {
             "weights": list(curve.weights), "losses": list(curve.losses), "accuracies": list(curve.accuracies),
-            "barrier": curve.barrier, "a": str(args.a), "b": str(args.b), "alignment": str(args.alignment),
+            "barrier": curve.barrier, "accuracy_barrier": curve.accuracy_barrier, "repair": args.repair,
+            "repair_data": None if repair_data is None else str(args.repair_data), "ensembles": ensembles,
+            "a": str(args.a), "b": str(args.b), "alignment": str(args.alignment),
             "data": str(args.data), "images": len(data.paths),
         }  # fmt: skip
         write_atomically(args.out, lambda part: part.write_text(json.dumps(numbers, indent=1) + "\n"))

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
+from featviz.config import REPAIRS
 from featviz.errors import DataError
 from featviz.files import check_writable, write_atomically
 
 DESCRIPTION = """\
 Permute B into A's order, average it with A, and repair the statistics of the average with --data:
 BatchNorm statistics are measured anew ("batchnorm"); a network without BatchNorm is corrected so that its units
-have the mean and spread that the parents' units had ("repair"). "auto" chooses between the two.
+have the mean and spread that the parents' units had ("repair"), or the spread alone ("rescale"). "auto" chooses
+"batchnorm" or "repair".
 """
 
 EXAMPLES = """\
@@ -39,7 +41,7 @@ def add(commands: Any) -> None:
         help="of B; 0 is A, 1 is B' (default: %(default)s)",
     )
     parser.add_argument(
-        "--repair", choices=("auto", "none", "batchnorm", "repair"), default=defaults.repair,
+        "--repair", choices=REPAIRS, default=defaults.repair,
         help="how statistics are corrected (default: %(default)s)",
     )  # fmt: skip
     arguments.add_architecture(parser)

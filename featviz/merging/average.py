@@ -15,12 +15,10 @@ from torch import nn
 from featviz.algebra.alignment import Alignment
 from featviz.algebra.mixing import layer_rows, mix_modules
 from featviz.batches import Data
-from featviz.config import MergeConfig
+from featviz.config import REPAIRS, MergeConfig
 from featviz.copies import copy_of
 from featviz.errors import AlignmentError
 from featviz.merging.repair import has_batchnorm, repair_channels, reset_batchnorm
-
-REPAIRS = ("auto", "none", "batchnorm", "repair")
 
 
 def merge(
@@ -39,7 +37,8 @@ def merge(
         weight: of B, in [0, 1]. At 0 the result is A, at 1 it is B', and nothing is repaired. 0.5 where units are combined.
         repair: "none"; "batchnorm" measures the running statistics of every BatchNorm layer afresh on `data`; "repair"
             does so and brings every other hidden layer with a bias to the average mean and standard deviation of its
-            parents (Jordan et al. 2022), fused into its weights; "auto" is "none" without data, else "batchnorm"
+            parents (Jordan et al. 2022), fused into its weights; "rescale" gives them the deviation only, and leaves the
+            means to follow (Qu & Horvath 2024; see `repair_channels`); "auto" is "none" without data, else "batchnorm"
             where the network has BatchNorm, else "repair".
         data: batches `x` or `(x, label)` for the repair; iterated up to three times.
 
@@ -50,7 +49,7 @@ def merge(
         raise AlignmentError(f"the weight of B is {weight}: it lies between 0 (A alone) and 1 (B' alone).")
     if repair not in REPAIRS:
         raise AlignmentError(f"there is no repair {repair!r}: use one of {', '.join(REPAIRS)}.")
-    if repair in ("batchnorm", "repair") and data is None:
+    if repair not in ("auto", "none") and data is None:
         raise AlignmentError(f"repair {repair!r} measures activations: give data=..., or use repair='none'.")
     if repair == "batchnorm" and not has_batchnorm(model_a):
         raise AlignmentError("repair 'batchnorm' needs BatchNorm layers with running statistics: use repair='repair'.")
@@ -73,10 +72,11 @@ def merge(
     if repair == "none" or weight in (0, 1):
         return merged
     assert data is not None
-    if repair == "repair":
+    if repair in ("repair", "rescale"):
         layers = None if alignment is None else alignment.groups.layers
         rows = None if mixing is None or alignment is None else partial(layer_rows, alignment.groups, mixing)
-        repair_channels(merged, model_a, permuted, weight, data, layers, progress, rows)
+        shift = repair == "repair"
+        repair_channels(merged, model_a, permuted, weight, data, layers, progress, rows, shift)
     else:
         reset_batchnorm(merged, data, progress)
     return merged

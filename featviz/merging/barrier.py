@@ -1,6 +1,8 @@
 """Loss and accuracy along the straight line from A to B', and the barrier on it.
 
 barrier = max over the line of: loss - (the straight line between the losses of its ends)   (Frankle et al. 2020)
+
+The barrier of the accuracy is the same with the sign turned: how far it falls below the line, in percentage points.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,12 +21,16 @@ from featviz.merging.average import merge
 
 @dataclass(frozen=True)
 class LossBarrier:
-    """The line at `weights` (of B'): mean loss, accuracy in percent, and the barrier (in units of the loss)."""
+    """The line at `weights` (of B'): mean loss, accuracy in percent, and the barriers of both.
+
+    `barrier` is in units of the loss, `accuracy_barrier` in percentage points. Neither is negative: both ends are on the line.
+    """
 
     weights: tuple[float, ...]
     losses: tuple[float, ...]
     accuracies: tuple[float, ...]
     barrier: float
+    accuracy_barrier: float
 
 
 def loss_barrier(
@@ -62,8 +68,13 @@ def loss_barrier(
         accuracies.append(accuracy)
         if progress:
             progress(number + 1, points)
-    rises = [at - (1 - w) * losses[0] - w * losses[-1] for w, at in zip(weights, losses, strict=True)]
-    return LossBarrier(tuple(weights), tuple(losses), tuple(accuracies), max(rises))
+    rise, fall = max(_above_line(weights, losses)), -min(_above_line(weights, accuracies))
+    return LossBarrier(tuple(weights), tuple(losses), tuple(accuracies), rise, fall)
+
+
+def _above_line(weights: list[float], values: list[float]) -> list[float]:
+    """How far every value lies above the straight line between the first and the last."""
+    return [at - (1 - w) * values[0] - w * values[-1] for w, at in zip(weights, values, strict=True)]
 
 
 def evaluate(

@@ -1,34 +1,46 @@
 """What a merge is measured against besides its parents: both of them asked at once."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from featviz.algebra.activation_matching import Observer
+from featviz.errors import AlignmentError
 from featviz.merging.barrier import evaluate
+
+MEANS = ("logits", "probabilities")
 
 
 class Ensemble(nn.Module):
-    """The mean of both networks' logits: twice the work of a merge, and usually the ceiling of one."""
+    """Logits of both networks together: twice the work of a merge, and usually the ceiling of one.
 
-    def __init__(self, model_a: nn.Module, model_b: nn.Module) -> None:
+    Args:
+        mean: of "logits" (a geometric mean of the probabilities), or of "probabilities", whose logarithm is given, as deep
+            ensembles do (Lakshminarayanan et al. 2017).
+    """
+
+    def __init__(self, model_a: nn.Module, model_b: nn.Module, mean: str = "logits") -> None:
         super().__init__()
-        self.model_a, self.model_b = model_a, model_b
+        if mean not in MEANS:
+            raise AlignmentError(f"an ensemble has no mean of {mean!r}: use one of {', '.join(MEANS)}.")
+        self.model_a, self.model_b, self.mean = model_a, model_b, mean
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.model_a(x) + self.model_b(x)) / 2
+        both = torch.stack([self.model_a(x), self.model_b(x)])
+        return both.mean(0) if self.mean == "logits" else both.log_softmax(-1).logsumexp(0) - math.log(2)
 
 
 def evaluate_ensemble(
-    model_a: nn.Module, model_b: nn.Module, data: Iterable[tuple[Tensor, Tensor]]
+    model_a: nn.Module, model_b: nn.Module, data: Iterable[tuple[Tensor, Tensor]], mean: str = "logits"
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent of the mean logits; the networks are left as they were.
+    """Mean cross-entropy and accuracy in percent of the `Ensemble`; the networks are left as they were.
 
     Raises:
-        AlignmentError: data without labels, or no data.
+        AlignmentError: data without labels, no data, or a mean of something else.
     """
-    return evaluate(Ensemble(model_a, model_b), data)
+    return evaluate(Ensemble(model_a, model_b, mean), data)
 
 
 class FeatureAverage(nn.Module):

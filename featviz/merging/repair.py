@@ -2,7 +2,8 @@
 
 The average of two matched units of correlation c has (1 + c) / 2 of their variance: layer by layer the signal fades.
 `reset_batchnorm` measures running statistics afresh; `repair_channels` (REPAIR, Jordan et al. 2022) also rescales layers
-without a norm. All moments are pooled over the whole data in float64: no average of per-batch deviations.
+without a norm. LayerNorm and GroupNorm hold no statistics: their affine parameters stay the average of the parents'. All
+moments are pooled over the whole data in float64: no average of per-batch deviations.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featviz.algebra.groups import LayerUnits
@@ -81,11 +83,20 @@ def repair_channels(
     layers: Mapping[str, LayerUnits] | None = None,
     progress: Progress = None,
     rows: Callable[[LayerUnits, int], NDArray[np.float64]] | None = None,
+    shift: bool = True,
 ) -> None:
     """REPAIR: hidden layers with a bias get mean and deviation (1 - weight) * A's + weight * B's; BatchNorm is reset.
 
+    Without `shift` it is RESCALE (Qu & Horvath 2024, arXiv 2402.05966): the factor that REPAIR gives a layer, goal deviation
+    over its own, and no more. Weights and bias are multiplied by it, so that the mean becomes factor * mean. Of BatchNorm,
+    for which that paper has no rule, only running_var is measured afresh; running_mean stays that of the merge, so that
+    normalised inputs are scaled and not shifted.
+
     Where units are combined the goals are merge_A mean_A + merge_B mean_B, and |merge_A| deviation_A + |merge_B| deviation_B:
     the spread of the combination if its members varied together, which for a matched pair is the average.
+
+    A convolution with a bias before a BatchNorm is corrected like any other; the norm, reset after it, takes no notice.
+    LayerNorm and GroupNorm hold no statistics and are not touched.
 
     Args:
         merged: changed in place. `model_a`, `model_b`: its parents, B already in A's basis.
@@ -113,13 +124,15 @@ def repair_channels(
             a, b = (torch.from_numpy(matrix).to(mean_a) for matrix in (rows(layers[name], 0), rows(layers[name], 1)))
             goals[name] = [a @ mean_a + b @ mean_b, a.abs() @ spread_a + b.abs() @ spread_b]
     with ExitStack() as stack:
-        norms = stack.enter_context(_measuring_norms(merged))
-        own = stack.enter_context(_measuring(merged, chosen, goals))
+        norms = stack.enter_context(_measuring_norms(merged, shift))
+        own = stack.enter_context(_measuring(merged, chosen, goals, shift))
         _run(merged, data, progress)
-    _write_norms(merged, norms)
+    _write_norms(merged, norms, shift)
     modules = dict(merged.named_modules())
     for name in chosen:
-        _fuse(modules[name], own[name], *goals[name])
+        mean, deviation = goals[name]
+        ratio, offset = _correction(own[name], mean, deviation, shift)
+        _fuse(modules[name], ratio, offset)
 
 
 def _correctable(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> dict[str, int]:
@@ -133,8 +146,10 @@ def _correctable(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> d
 
 
 @contextmanager
-def _measuring(model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, list[Tensor]] | None = None):
-    """Moments of the outputs of `chosen`; given goals, each batch goes on with exactly those mean and deviation."""
+def _measuring(
+    model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, list[Tensor]] | None = None, shift: bool = True
+):
+    """Moments of the outputs of `chosen`; given goals, each batch goes on with exactly those (mean and) deviation."""
     moments = {name: ChannelMoments() for name in chosen}
 
     def hook_for(name: str):
@@ -147,10 +162,11 @@ def _measuring(model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, 
                 return None
             batch = ChannelMoments()
             batch.add(output, axis)
-            ratio, shift = _correction(batch, *goals[name])
+            mean, deviation = goals[name]
+            ratio, offset = _correction(batch, mean, deviation, shift)
             shape = [1] * output.dim()
             shape[axis] = -1
-            return output * ratio.to(output).view(shape) + shift.to(output).view(shape)
+            return output * ratio.to(output).view(shape) + offset.to(output).view(shape)
 
         return hook
 
@@ -163,35 +179,43 @@ def _measuring(model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, 
             handle.remove()
 
 
-def _correction(measured: ChannelMoments, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """Factor and shift that bring the measured moments to the goal; a channel that never varies is only shifted."""
+def _correction(measured: ChannelMoments, mean: Tensor, deviation: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
+    """Factor and offset that bring the measured moments to the goal; a channel that never varies is only shifted."""
     own = measured.variance.sqrt()
     ratio = torch.where(own > 1e-8 * deviation.clamp_min(1e-30), deviation / own.clamp_min(1e-30), 1.0)
-    return ratio, mean - ratio * measured.mean
+    return ratio, mean - ratio * measured.mean if shift else torch.zeros_like(ratio)
 
 
-def _fuse(module: nn.Module, measured: ChannelMoments, mean: Tensor, deviation: Tensor) -> None:
-    ratio, shift = _correction(measured, mean, deviation)
+def _fuse(module: nn.Module, ratio: Tensor, offset: Tensor) -> None:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
     with torch.no_grad():
         weight.mul_(ratio.to(weight).view(-1, *(1,) * (weight.dim() - 1)))
-        bias.copy_(bias.double() * ratio + shift)
+        bias.copy_(bias.double() * ratio + offset)
 
 
 @contextmanager
-def _measuring_norms(model: nn.Module):
-    """Moments of the inputs of every BatchNorm layer, which normalises by batch meanwhile and keeps its own statistics."""
+def _measuring_norms(model: nn.Module, shift: bool = True):
+    """Moments of the inputs of every BatchNorm layer, which normalises by batch meanwhile and keeps its own statistics.
+
+    Without `shift` it normalises by its own running mean and the batch's variance.
+    """
     norms = _norms(model)
     moments = {name: ChannelMoments() for name in norms}
 
     def hook_for(name: str):
         return lambda _, args: moments[name].add(args[0], 1)
 
-    kept = {name: (norm.training, norm.momentum, norm.num_batches_tracked) for name, norm in norms.items()}
+    def scaled(norm: _BatchNorm, args: tuple, output: Tensor) -> Tensor:
+        del output
+        (x,) = args
+        variance = x.movedim(1, 0).flatten(1).var(1, correction=0)
+        return F.batch_norm(x, statistics[id(norm)][0], variance, norm.weight, norm.bias, False, 0.0, norm.eps)
+
     handles = [norm.register_forward_pre_hook(hook_for(name)) for name, norm in norms.items()]
-    statistics = {name: (n.running_mean, n.running_var) for name, n in norms.items()}
+    handles += [] if shift else [norm.register_forward_hook(scaled) for norm in norms.values()]
+    statistics = {id(norm): (norm.running_mean, norm.running_var) for norm in norms.values()}
     try:
         for norm in norms.values():
             norm.running_mean = norm.running_var = None  # by batch, nothing to update
@@ -199,18 +223,18 @@ def _measuring_norms(model: nn.Module):
     finally:
         for handle in handles:
             handle.remove()
-        for name, norm in norms.items():
-            norm.running_mean, norm.running_var = statistics[name]
-            norm.training, norm.momentum, norm.num_batches_tracked = kept[name]
+        for norm in norms.values():
+            norm.running_mean, norm.running_var = statistics[id(norm)]
 
 
-def _write_norms(model: nn.Module, moments: Mapping[str, ChannelMoments]) -> None:
+def _write_norms(model: nn.Module, moments: Mapping[str, ChannelMoments], shift: bool = True) -> None:
     for name, norm in _norms(model).items():
         if name in moments and moments[name].count:
             count = moments[name].count
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            norm.running_mean.copy_(moments[name].mean)
+            if shift:
+                norm.running_mean.copy_(moments[name].mean)
             norm.running_var.copy_(moments[name].variance * count / max(1, count - 1))
 
 
