@@ -4,7 +4,7 @@
         --pair runs/resnet20-x2-s0.safetensors runs/resnet20-x2-s1.safetensors --out benchmarks/results/resnet20-x2.json
 
 Rows: the parents, then for no alignment and for every method of `--methods` the plain average and the repaired one (BatchNorm
-statistics measured afresh; REPAIR where there is no BatchNorm). Matching and repair see training images only.
+statistics measured afresh; REPAIR where there is no BatchNorm; for activations "rescale" too). Matching and repair see training images only.
 """
 
 import argparse
@@ -22,9 +22,23 @@ from tqdm import tqdm
 import featviz
 from featviz.architectures import build
 from featviz.checkpoints import load_into
+from featviz.config import METHODS_ON_DATA
 from featviz.merging.repair import has_batchnorm
 
-DATALESS = ("weights", "identity", "random")  # methods that compare weights alone
+
+def load(
+    architecture: str, places: list[Path], data: Path, trained: int, tested: int
+) -> tuple[list[nn.Module], dict[str, Batches]]:
+    """The networks, and that many training and test images of CIFAR-10 in a fixed random order, normalised for them."""
+    models = [build(architecture).eval() for _ in places]
+    for model, place in zip(models, places, strict=True):
+        load_into(model, place)
+    images = {}
+    for part, count in (("train", trained), ("test", tested)):
+        x, y = load_cifar(data, train=part == "train")
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
+        images[part] = Batches(x[order], y[order], models[0].mean, models[0].std, 250)
+    return models, images
 
 
 def measure(
@@ -39,7 +53,7 @@ def measure(
         alignment = None
         if method != "unaligned":
             began = time.monotonic()
-            data = None if method in DATALESS else images["train"]
+            data = images["train"] if method in METHODS_ON_DATA else None
             example = images["train"].images[:1].float() / 255
             alignment = alignments[method] = featviz.align(a, b, example, method, data)
             row["seconds"] = time.monotonic() - began
@@ -48,6 +62,8 @@ def measure(
                 row |= {"mean_score": float(scores.mean()), "objectives": list(alignment.matching.objectives)}
         row["average"] = _test(featviz.merge(a, b, alignment, repair="none"), images)
         row["repaired"] = _test(featviz.merge(a, b, alignment, repair=repair, data=images["train"]), images)
+        if method == "activations":
+            row["rescale"] = _test(featviz.merge(a, b, alignment, repair="rescale", data=images["train"]), images)
         found[method] = row
         print(method, json.dumps(row))
     return found | {"repair": repair}, alignments
@@ -122,14 +138,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="folder to write the bundled pair to")
     args = parser.parse_args()
     places = bundle(args.bundle, args.arch, args.pair) if args.bundle else args.pair
-    models = [build(args.arch).eval() for _ in places]
-    for model, place in zip(models, places, strict=True):
-        load_into(model, place)
-    images = {}
-    for part, count in (("train", args.images), ("test", args.tested)):
-        x, y = load_cifar(args.data, train=part == "train")
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
-        images[part] = Batches(x[order], y[order], models[0].mean, models[0].std, 250)
+    models, images = load(args.arch, places, args.data, args.images, args.tested)
     found, alignments = measure(models[0], models[1], images, args.methods)
     if args.bundle:
         finish_bundle(args.bundle, args.arch, args.pair, models, found, images, alignments)
