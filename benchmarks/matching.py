@@ -2,8 +2,8 @@
 
     uv run python benchmarks/matching.py --out benchmarks/results/matching.json --readme README.md
 
-Two networks of random weights, images of random numbers at 224 px: neither changes the work. Every case is a process of its own,
-its peak that of the whole process, interpreter and both networks included (Linux: VmHWM).
+Two networks of random weights, images of random numbers at 224 px: neither changes the work. Every case is a process of its
+own, its peak that of the whole process, interpreter and both networks included (Linux: VmHWM).
 """
 
 import argparse
@@ -60,9 +60,14 @@ def main() -> None:
     lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
     for name, found in record.items():
         method, images = name.split(":")
-        lines.append(
-            f"| {args.network} | {method} | {images if images != '0' else ''} | {found['seconds']:.0f} | {found['peak_gib']:.1f} |"
-        )
+        cells = [
+            args.network,
+            method,
+            images.replace("0", "") and images,
+            f"{found['seconds']:.0f}",
+            f"{found['peak_gib']:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     report(args, "\n".join(lines), network=args.network, cases=record)
 
 

@@ -4,7 +4,8 @@
         --pair runs/resnet20-x2-s0.safetensors runs/resnet20-x2-s1.safetensors --out benchmarks/results/resnet20-x2.json
 
 Rows: the parents, then for no alignment and for every method of `--methods` the plain average and the repaired one (BatchNorm
-statistics measured afresh; REPAIR where there is no BatchNorm; for activations "rescale" too). Matching and repair see training images only.
+statistics measured afresh; REPAIR where there is no BatchNorm), for activations "rescale" too. Matching and repair see training
+images only.
 """
 
 import argparse

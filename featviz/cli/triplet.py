@@ -69,6 +69,7 @@ def add_rendering(group: Any, defaults: RenderConfig) -> None:
         ("steps", int, "steps of the ascent"),
         ("seed", int, "of the random starts and transformations"),
         ("lr", float, "step size of Adam"),
+        ("tolerance", float, "stop a unit whose score grew by less than this part in 16 steps (0: never)"),
         ("schedule", str, "of the step size: constant or cosine"),
         ("batch", arguments.batch, "pictures rendered together, or auto"),
         ("restarts", int, "other starts tried where a unit has no gradient"),

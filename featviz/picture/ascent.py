@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.picture.batching import in_batches
+from featviz.picture.batching import batch_size, in_batches
 from featviz.picture.draw import Draw
 from featviz.picture.memory import held_memory
 from featviz.picture.objectives import Objective
@@ -26,6 +26,7 @@ from featviz.picture.trunk import Trunk
 
 Transform = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
+WINDOW = 16  # steps between two looks at which units have converged
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Renderings:
     images: (unit, c, h, w) float32 in [0, 1].
     score: (unit,) of the final image without transforms, at full precision (float32, or float64 where asked
         for).
-    trace: (step, unit) of the scores during the ascent, each under that step's warp.
+    trace: (step, unit) of the scores during the ascent, each under that step's warp; NaN after a unit had converged.
     dead: (unit,) bool: the ascent had no usable gradient or ended without a finite score; the image means
         nothing.
     restart: (unit,) which of the unit's draws was used, 0 the first.
@@ -77,6 +78,8 @@ def ascend(
 ) -> Renderings:
     """Climb from the draw's starts for `config.steps` steps of Adam, a batch of units at a time.
 
+    With `config.tolerance` a unit stops earlier, once its score no longer grows, and others take its place in the batch.
+
     Args:
         trunk: an open trunk with the objective's layers.
         objective: a score per image; one that couples its images gets them all in one batch.
@@ -90,55 +93,159 @@ def ascend(
         RenderError: the objective prescribes another number of images than the draw has.
     """
     _same_number(objective, draw)
-    units = len(draw)
-
-    def work(rows: list[int]) -> Renderings:
-        def report(step: int) -> None:
-            if progress is not None:
-                progress(rows[0] * config.steps + step * len(rows), units * config.steps)
-
-        return _climb(trunk, objective.pick(rows), draw.pick(rows), config, transform, report)
-
     with held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext():
-        return Renderings.join(in_batches(trunk, objective, units, config, work))
+        if config.tolerance and not objective.coupled:
+            return _queued(trunk, objective, draw, config, transform, progress)
+        return _all_together(trunk, objective, draw, config, transform, progress)
 
 
-def _climb(
+def _all_together(
     trunk: Trunk,
     objective: Objective,
     draw: Draw,
     config: RenderConfig,
     transform: Transform | None,
-    report: Callable[[int], None],
+    progress: Progress | None,
 ) -> Renderings:
-    """The ascent of one batch."""
-    draw = draw.to(trunk.device, trunk.dtype)
-    painter = parameterization(draw.start, config)
-    adam = torch.optim.Adam([painter.spectrum], lr=config.lr, maximize=True, fused=trunk.device.type in ("cpu", "cuda"))
-    matrices = affine_matrices(draw.tape, config.canvas, config.fed)
-    trace = torch.empty(config.steps, len(draw), device=trunk.device, dtype=trunk.dtype)
-    usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)
-    for step in range(config.steps):
-        adam.param_groups[0]["lr"] = learning_rate(config, step)
-        images = painter()
-        score = _score(trunk, objective, images, _fed(trunk, images, matrices[step], config, transform))
-        gradient = _gradient(score, painter.spectrum)
+    """Batch after batch, every unit to the last step."""
+    units = len(draw)
+
+    def work(rows: list[int]) -> Renderings:
+        climb = Climb(trunk, objective.pick(rows), draw.pick(rows), config, transform)
+        for step in range(config.steps):
+            climb.step()
+            if progress is not None:
+                progress(rows[0] * config.steps + (step + 1) * len(rows), units * config.steps)
+        return climb.renderings()
+
+    return Renderings.join(in_batches(trunk, objective, units, config, work))
+
+
+def _queued(
+    trunk: Trunk,
+    objective: Objective,
+    draw: Draw,
+    config: RenderConfig,
+    transform: Transform | None,
+    progress: Progress | None,
+) -> Renderings:
+    """Window after window; between two of them converged units leave and batches are formed anew from the rest.
+
+    All units that are left stand at the same step, and what Adam knows of each travels with it: a unit's image is the one that
+    as many steps would give it alone. The last batch of a window is filled up to a half, a quarter, ... of a full one, so that
+    few shapes of batches have to be made ready.
+    """
+    left, on_the_way, done = list(range(len(draw))), {}, {}
+    full = min(len(left), batch_size(trunk, objective, config))
+    for first in range(0, max(config.steps, 1), WINDOW):
+        last = min(first + WINDOW, config.steps)
+        waiting = left
+
+        def work(places: list[int], first: int = first, last: int = last, waiting: list[int] = waiting) -> None:
+            rows = [waiting[place] for place in places]
+            size = full
+            while (size + 1) // 2 >= len(rows) > 0 and size > 1:
+                size = (size + 1) // 2
+            filled = rows + rows[-1:] * (size - len(rows))
+            climb = Climb(trunk, objective.pick(filled), draw.pick(filled), config, transform)
+            if first:
+                climb.go_on(first, [on_the_way[row] for row in filled])
+            for _ in range(first, last):
+                climb.step()
+            over = [last == config.steps or flag for flag in climb.converged(config.tolerance)][: len(rows)]
+            found = climb.renderings() if any(over) else None
+            states = climb.states()
+            for place, row in enumerate(rows):
+                on_the_way[row] = states[place]
+                if over[place] and found is not None:
+                    done[row] = found.pick([place])
+                    del on_the_way[row]
+
+        in_batches(trunk, objective, len(left), config, work)
+        left = [row for row in left if row not in done]
+        if progress is not None:
+            progress(len(draw) * config.steps - len(left) * (config.steps - last), len(draw) * config.steps)
+        if not left:
+            break
+    return Renderings.join([done[row] for row in range(len(draw))])
+
+
+class Climb:
+    """The ascent of one batch, step by step."""
+
+    def __init__(
+        self, trunk: Trunk, objective: Objective, draw: Draw, config: RenderConfig, transform: Transform | None = None
+    ) -> None:
+        draw = draw.to(trunk.device, trunk.dtype)
+        self._trunk, self._objective, self._config, self._transform = trunk, objective, config, transform
+        self._painter = parameterization(draw.start, config)
+        self._adam = torch.optim.Adam(
+            [self._painter.spectrum], lr=config.lr, maximize=True, fused=trunk.device.type in ("cpu", "cuda")
+        )
+        self._matrices = affine_matrices(draw.tape, config.canvas, config.fed)
+        self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)
+        self._usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)
+        self._restart = draw.restart
+        self._done = 0
+
+    def step(self) -> None:
+        """One step of all units, under the tape's next warp."""
+        spectrum = self._painter.spectrum
+        self._adam.param_groups[0]["lr"] = learning_rate(self._config, self._done)
+        images = self._painter()
+        fed = _fed(self._trunk, images, self._matrices[self._done], self._config, self._transform)
+        score = _score(self._trunk, self._objective, images, fed)
+        gradient = _gradient(score, spectrum)
         good = _usable(gradient)
         gradient = torch.where(good.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
-        painter.spectrum.grad = (
-            gradient.contiguous()
-        )  # fused Adam pairs numbers by their place in memory, whatever the strides
-        adam.step()
-        trace[step] = score.detach()
-        usable += good
-        report(step + 1)
-    with torch.no_grad():
-        images = painter()
-        score = _plain_score(trunk, objective, images)
-    # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end)
-    # is alive.
-    dead = (usable < max(1, config.steps // 10)) & (config.steps > 0) | ~score.isfinite()
-    return Renderings(images.float().cpu(), score.cpu(), trace.cpu(), dead.cpu(), draw.restart)
+        spectrum.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
+        self._adam.step()
+        self._trace[self._done] = score.detach()
+        self._usable += good
+        self._done += 1
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Per unit, on the CPU: all that `go_on` needs."""
+        moments = self._adam.state[self._painter.spectrum]
+        whole = {
+            "spectrum": self._painter.spectrum.detach(),
+            "exp_avg": moments["exp_avg"],
+            "exp_avg_sq": moments["exp_avg_sq"],
+            "trace": self._trace[: self._done].T,
+            "usable": self._usable,
+        }
+        apart = {name: tensor.cpu().unbind() for name, tensor in whole.items()}
+        return [{name: parts[unit].clone() for name, parts in apart.items()} for unit in range(len(self._usable))]
+
+    def go_on(self, done: int, states: Sequence[dict[str, Tensor]]) -> None:
+        """Take up the ascents of these units after `done` steps."""
+        whole = {name: torch.stack([state[name] for state in states]).to(self._trunk.device) for name in states[0]}
+        spectrum = self._painter.spectrum
+        with torch.no_grad():
+            spectrum.copy_(whole["spectrum"])
+        self._adam.state[spectrum] = {
+            "step": torch.tensor(float(done), device=self._trunk.device, dtype=torch.float32),
+            "exp_avg": torch.empty_like(spectrum).copy_(whole["exp_avg"]),
+            "exp_avg_sq": torch.empty_like(spectrum).copy_(whole["exp_avg_sq"]),
+        }
+        self._trace[:done] = whole["trace"].T
+        self._usable, self._done = whole["usable"], done
+
+    def converged(self, tolerance: float) -> list[bool]:
+        """Per unit: the mean score of the last `WINDOW` steps exceeds that of the window before by at most this part of it."""
+        if self._done < 2 * WINDOW:
+            return [False] * len(self._usable)
+        before, now = self._trace[self._done - 2 * WINDOW : self._done].unflatten(0, (2, WINDOW)).mean(1)
+        return (now - before <= tolerance * now.abs()).tolist()
+
+    def renderings(self) -> Renderings:
+        """What the ascents have come to."""
+        with torch.no_grad():
+            images = self._painter()
+            score = _plain_score(self._trunk, self._objective, images)
+        # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
+        dead = (self._usable < max(1, self._done // 10)) & (self._config.steps > 0) | ~score.isfinite()
+        return Renderings(images.float().cpu(), score.cpu(), self._trace.cpu(), dead.cpu(), self._restart)
 
 
 def learning_rate(config: RenderConfig, step: int) -> float:
