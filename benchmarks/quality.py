@@ -8,9 +8,12 @@ torch-lucent 0.1.8 with its default transforms, Adam and learning rate, the norm
 and as many steps as stated; its images are scored in the same way. Rows give the mean over the units of a network's layer as
 a multiple of what lucent reaches with its most steps, averaged over the six; the share of the images that reach at least
 lucent's activation there; the images that are gray (standard deviation of the pixels under 0.02); and the seconds of the run.
+Beside float32: image by image over featviz's in float32 after as many steps, mean and standard deviation. An ascent is chaotic,
+so `--control` gives the scale: float32 again, from a start that is larger by one part in a thousand.
 """
 
 import argparse
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +37,11 @@ for name in ("warp_affine", "get_rotation_matrix2d"):
 from lucent.optvis import objectives, param, transform  # noqa: E402
 from lucent.optvis.render import render_vis  # noqa: E402
 
-HEAD = "| 64 px | steps | activation (lucent's longest = 1) | images that reach lucent's | gray | seconds |"
+HEAD = "| 64 px | steps | activation (lucent's longest = 1) | images that reach lucent's | gray | beside float32 | seconds |"
 LAYERS = ("layer2.1.bn1", "layer3.1.bn1")
 SIZE = 64
+CONTROL = 1.001  # of the start
+EXACT = re.compile(r", (auto|bfloat16|control)")
 
 
 def networks() -> dict[str, nn.Module]:
@@ -86,12 +91,17 @@ def summary(ways: dict[str, dict[str, dict]]) -> list[dict]:
         scores = {key: torch.tensor(place["score"]) for key, place in places.items()}
         theirs = {key: torch.tensor(reference[key]["score"]) for key in places}
         ratios = [float(scores[key].mean() / theirs[key].mean()) for key in places]
+        beside = None
+        if (exact := ways.get(EXACT.sub(", float32", way))) is not None and exact is not places:
+            each = torch.cat([scores[key] / torch.tensor(exact[key]["score"]) for key in places])
+            beside = [each.mean().item(), each.std().item()]
         reached = torch.cat([scores[key] >= theirs[key] for key in places])
         rows.append({
             "way": way.rpartition(" ")[0],
             "steps": int(way.rpartition(" ")[2]),
             "activation": sum(ratios) / len(ratios),
             "reached": reached.float().mean().item(),
+            "beside float32": beside,
             "gray": sum(place["gray"] for place in places.values()),
             "seconds": sum(place["seconds"] for place in places.values()),
         })  # fmt: skip
@@ -102,7 +112,8 @@ def table(rows: list[dict]) -> str:
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for row in rows:
         cells = [row["way"], str(row["steps"]), f"{row['activation']:.2f}", f"{100 * row['reached']:.0f} %"]
-        lines.append("| " + " | ".join([*cells, str(row["gray"]), f"{row['seconds']:.0f}"]) + " |")
+        beside = "" if row["beside float32"] is None else "{:.3f} ± {:.3f}".format(*row["beside float32"])
+        lines.append("| " + " | ".join([*cells, str(row["gray"]), beside, f"{row['seconds']:.0f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -113,6 +124,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128, 512])
     parser.add_argument("--lr", type=float, nargs="+", default=[RenderConfig().lr])
     parser.add_argument("--precision", nargs="+", default=["auto", "float32"])
+    parser.add_argument("--control", action="store_true", help="float32 again from another start (see above)")
     parser.add_argument("--images", type=Path, help="folder for the images as tensors; lucent's are read from there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
@@ -138,10 +150,12 @@ def main() -> None:
         for steps, (images, seconds) in found.items():
             keep(f"lucent {steps}", name, net, layer, images, seconds)
     base = RenderConfig(size=SIZE)
-    for precision in args.precision:
+    for precision in [*args.precision, *(["control"] if args.control else [])]:
         for lr in args.lr:
             for steps in tqdm(args.steps, desc=f"{precision}, lr {lr}"):
-                config = replace(base, steps=steps, lr=lr, precision=precision)
+                config = replace(base, steps=steps, lr=lr, precision=precision.replace("control", "float32"))
+                if precision == "control":
+                    config = replace(config, sd=CONTROL * config.sd)
                 for name, net, layer in places:
                     images, seconds = featviz_images(net, layer, units, config)
                     extra = f", lr {lr:g}" if lr != base.lr else ""
