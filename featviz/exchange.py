@@ -8,7 +8,8 @@ alignment = read_permutations({"conv1.weight": [2, 0, 1]}, model_a, model_b, exa
 
 A file holds `permutations` {name: vector}, `axes_to_perm` {parameter: [name or null per axis]}, the convention, the method and
 its seed, and the digests of both networks; safetensors keep all but the vectors as metadata. So B' is made anywhere by
-`b[key] = b[key].index_select(axis, permutations[name])` over all axes. Pickles are never opened.
+`b[key] = b[key].index_select(axis, permutations[name])` over all axes (of grouped convolutions, see `axes.py`). Pickles are
+never opened.
 """
 
 import json
@@ -115,7 +116,9 @@ def read_permutations(
         vectors = _pair(content, where, fixed, permutee)
         spec = _on_axis_0(vectors, model_a) if spec is None else spec
     if not isinstance(spec, Mapping):
-        raise AlignmentError(f"spec is a {type(spec).__name__}: give the dictionary in it, parameter -> a name per axis.")
+        raise AlignmentError(
+            f"spec is a {type(spec).__name__}: give the dictionary in it, parameter -> a name per axis."
+        )
     inverse = _is_inverse(convention)
     groups = permutation_groups(model_a, example_input)
     perms, left = groups_of_axes(groups, vectors, spec, model_a)
@@ -217,7 +220,7 @@ def _pair(content: Mapping[str, Any], where: str, fixed: str | None, permutee: s
 
 def _on_axis_0(vectors: Mapping[str, Any], model: nn.Module) -> AxesToPerm:
     """The spec of vectors that are named after the parameters whose axis 0 they permute."""
-    known = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
+    known = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for name in vectors:
         if name not in known:
             raise AlignmentError(
