@@ -229,7 +229,7 @@ SWAP = [1, 0, *range(2, 8)]
     ("perms", "spec", "words"),
     [
         ({"P": SWAP}, None, r"'P' is no parameter of the network: give spec"),
-        ({"conv1.weigth": SWAP}, None, r"did you mean conv1\.weight"),
+        ({"conv1.weigth": SWAP}, None, r"give spec.*did you mean conv1\.weight"),
         ({"P": SWAP}, {"conv1.weigth": ("P",)}, r"no parameter 'conv1\.weigth': did you mean conv1\.weight"),
         ({"P0": SWAP}, {"conv1.weight": ("P_0",)}, r"'P0' is on no axis of axes_to_perm: did you mean P_0\?"),
         ({"P": SWAP}, {"conv1.weight": "P"}, r"has 'P' for conv1\.weight: give a name or None for each axis"),
@@ -280,6 +280,12 @@ def test_a_dictionary_that_is_wrong_is_one_sentence(pair, perms, spec, words):
         (
             TinyCNN,
             {"P": [4, 1, 2, 3, 0, *range(5, 24)]},
+            {"fc.weight": (None, "P")},
+            r"tears the units of group conv2 apart",
+        ),
+        (
+            TinyCNN,
+            {"P": [8, 1, 2, 3, 9, 5, 6, 7, 0, 4, *range(10, 24)]},
             {"fc.weight": (None, "P")},
             r"tears the units of group conv2 apart",
         ),

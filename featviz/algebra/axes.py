@@ -152,8 +152,6 @@ def _permutation(group: Group, claims: Mapping[tuple[str, int], _Claim]) -> tupl
                 f"{claim} gets unit {claim.vector[here[place]]} at place {here[place]}, which are not interchangeable: permute "
                 f"the {group.size} units of group {group.name} among themselves."
             )
-        if len(np.unique(perm)) < group.size:
-            raise _torn(claim, group)
         return perm, claim
     return None
 
@@ -192,7 +190,12 @@ def _check(
         for axis in group.axes:
             if (axis.parameter, axis.axis) == (claim.parameter, claim.axis) and (axis.index == slot).any():
                 source = found[group.name]
-                raise _torn(claim, group) if source is None or source[1] == claim else _contradiction(claim, source[1])
+                if source is not None and source[1] is not claim:
+                    raise _contradiction(claim, source[1])
+                raise AlignmentError(
+                    f"{claim} tears the units of group {group.name} apart, of which each has several places there: move them "
+                    "together."
+                )
     reasons = [pin.reason for pin in groups.pinned if (pin.parameter, pin.axis) == (claim.parameter, claim.axis)]
     raise AlignmentError(
         f"{claim} has units that may not move, {slot} the first ({reasons[0] if reasons else 'they are in no group'}): "
@@ -238,12 +241,6 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     first: dict[int, str] = {}
     return tensors, {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
-
-
-def _torn(claim: _Claim, group: Group) -> AlignmentError:
-    return AlignmentError(
-        f"{claim} tears the units of group {group.name} apart, of which each has several places there: move them together."
-    )
 
 
 def _contradiction(claim: _Claim, other: _Claim) -> AlignmentError:
