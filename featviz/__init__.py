@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from featviz.algebra.many import align_many as align_many
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
+    from featviz.exchange import read_permutations as read_permutations
+    from featviz.exchange import write_permutations as write_permutations
     from featviz.merging.average import merge as merge
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
@@ -67,8 +69,10 @@ _HOME = {
     "magnitude_profile": "featviz.picture.spectrum",
     "merge": "featviz.merging.average",
     "permutation_groups": "featviz.algebra.discovery",
+    "read_permutations": "featviz.exchange",
     "render": "featviz.picture.single",
     "render_unit_triplet": "featviz.triplet",
+    "write_permutations": "featviz.exchange",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -137,6 +137,20 @@ def test_align_writes_an_alignment_of_the_two(here, tmp_path, capsys, method):
     assert torch.equal(permuted.sort()[0], original.sort()[0])
 
 
+def test_permutations_for_other_tools_are_written_and_taken(here, tmp_path):
+    exchanged, out = str(tmp_path / "ab.json"), str(tmp_path / "m.safetensors")
+    assert main(["align", *PAIR, *SIZE, "--out", exchanged]) == 0
+    assert json.loads(Path(exchanged).read_text())["axes_to_perm"]["0.bias"] == ["0"]
+    merged = []
+    for alignment in ("ab.safetensors", exchanged):
+        arguments = [*PAIR, *SIZE, "--alignment", alignment, "--repair", "none", "--out", out]
+        assert main(["merge", *arguments]) == 0
+        merged.append(load_file(out))
+    assert all(torch.equal(merged[0][key], merged[1][key]) for key in merged[0])
+    assert main(["barrier", *PAIR, *SIZE, "--alignment", exchanged, "--data", "data", "--points", "2"]) == 0
+    assert main(["triplet", *PAIR, *FAST, "--alignment", exchanged, "--units", "0:0", "--out", str(tmp_path)]) == 0
+
+
 def test_merge_repairs_statistics_on_data(here):
     merged, a = load_file("m.safetensors"), load_file("a.safetensors")
     assert merged.keys() == a.keys()
@@ -274,6 +288,9 @@ MISTAKES = {
     "one point": ([*BARRIER, "--data", "data", "--points", "1"], ["1"]),
     "barrier repaired without data": ([*BARRIER, "--data", "data", "--repair", "repair"], ["--repair-data", "repair"]),
     "no labels": ([*BARRIER, "--data", "data/a"], ["data/a", "labels"]),
+    "no permutations": (
+        [*ALIGN[:-1], "x.json", "--method", "zipit", "--data", "data"], ["zipit", "x.json", "safetensors"],
+    ),
     "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
     "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),
     "gallery in a file": ([*TRIPLET, "--units", "4:0", "--out", "tinynet.py"], ["tinynet.py", "cannot be written"]),

@@ -18,6 +18,7 @@ BELOW_THE_DOOR = ALGEBRA | {
     "images",
     "picture",
     "algebra",
+    "exchange",
     "merging",
     "zoo",
     "architectures",
@@ -40,6 +41,7 @@ MAY_KNOW = {
     "picture": PICTURE,
     "algebra": ALGEBRA,
     "merging": ALGEBRA | {"algebra"},
+    "exchange": ALGEBRA | {"algebra"},
     "zoo": {"errors", "checkpoints"},
     "architectures": {"errors", "zoo"},
     "gallery": WORDS,
@@ -63,6 +65,7 @@ PACKAGES = {
     "copies": {"torch"},
     "zoo": {"torch"},
     "algebra": {"torch", "numpy", "scipy", "safetensors"},
+    "exchange": {"torch", "numpy", "safetensors"},
     "merging": {"torch", "numpy", "scipy", "safetensors"},
     "picture": {"torch", "kornia", "numpy"},
 }

@@ -77,7 +77,7 @@ class Alignment:
             AlignmentError: `model_b` is not the B of this alignment, or its units are not permuted but combined.
         """
         self._only_permutations("a permuted B")
-        self._check_digest("B", digest(model_b), self.digest_b)
+        check_digest("B", digest(model_b), self.digest_b)
         return permute_module(model_b, self.groups, self.permutations)
 
     def check(self, model_a: nn.Module, model_b: nn.Module) -> None:
@@ -86,20 +86,13 @@ class Alignment:
         Raises:
             AlignmentError: a digest differs.
         """
-        self._check_digest("A", digest(model_a), self.digest_a)
-        self._check_digest("B", digest(model_b), self.digest_b)
+        check_digest("A", digest(model_a), self.digest_a)
+        check_digest("B", digest(model_b), self.digest_b)
 
     def _only_permutations(self, what: str) -> None:
         if self.mixing is not None:
             raise AlignmentError(
                 f"method {self.method!r} combines units and has no {what}: ask for indexer.members, or align by 'activations'."
-            )
-
-    def _check_digest(self, which: str, found: str, wanted: str) -> None:
-        if found != wanted:
-            raise AlignmentError(
-                f"this alignment belongs to another model {which} (digest {wanted[:12]}, the model at hand has {found[:12]}): "
-                "align these two models, or give the checkpoints that it was made from."
             )
 
     def save(self, path: str | Path) -> None:
@@ -188,6 +181,15 @@ _MATCHERS: Mapping[str, Callable[..., Matching]] = {
     "identity": lambda a, b, groups, *_: match_identity(a, b, groups),
     "random": lambda a, b, groups, config, *_: match_random(a, b, groups, config.seed),
 }
+
+
+def check_digest(which: str, found: str, wanted: str) -> None:
+    """Raise AlignmentError where the digest of model A or B (`which`) is not the one that was wanted."""
+    if found != wanted:
+        raise AlignmentError(
+            f"this alignment belongs to another model {which} (digest {wanted[:12]}, the model at hand has {found[:12]}): "
+            "align these two models, or give the checkpoints that it was made from."
+        )
 
 
 def load_alignment(path: str | Path) -> Alignment:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
-from featviz.config import METHODS, METHODS_ON_DATA, AlignConfig
-from featviz.errors import DataError
+from featviz.config import METHODS, METHODS_ON_DATA, MIXINGS, AlignConfig
+from featviz.errors import AlignmentError, DataError
 from featviz.files import check_writable
 
 DESCRIPTION = """\
@@ -34,7 +34,13 @@ def add(commands: Any) -> None:
     defaults = arguments.DEFAULTS.align
     parser = arguments.add_command(commands, "align", "find which unit of B is which unit of A", DESCRIPTION, EXAMPLES)
     arguments.add_pair(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="alignment to write (.safetensors)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="alignment to write (.safetensors), or permutations for other tools (.json)",
+    )
     parser.add_argument(
         "--method", choices=METHODS, default=defaults.method,
         help="what is compared (default: %(default)s)",
@@ -61,10 +67,14 @@ def add(commands: Any) -> None:
 def run(args: Namespace) -> None:
     if args.method in METHODS_ON_DATA and args.data is None:
         raise DataError(f"--method {args.method} compares answers to images: give --data FOLDER.")
+    exchanged = args.out.suffix == ".json"
+    if exchanged and args.method in MIXINGS:
+        raise AlignmentError(f"--method {args.method} has no permutations for {args.out}: give a .safetensors file.")
     options = AlignConfig(alpha=args.alpha, beta=args.beta, gamma=args.gamma, entropy=args.entropy)
     check_writable(args.out)
     from featviz.algebra.alignment import align
     from featviz.cli import inputs
+    from featviz.exchange import write_permutations
 
     model_a, model_b = inputs.pair(args)
     data = None if args.data is None else inputs.images(args, model_a, args.size)
@@ -73,7 +83,10 @@ def run(args: Namespace) -> None:
             model_a, model_b, inputs.example_input(args, model_a, args.size), method=args.method, data=data,
             seed=args.seed, restarts=args.restarts, progress=progress, options=options,
         )  # fmt: skip
-    alignment.save(args.out)
+    if exchanged:
+        write_permutations(alignment, model_b, args.out)
+    else:
+        alignment.save(args.out)
     print(f"{args.out}: {len(alignment.groups)} groups of units in {len(alignment.indexer.layers)} layers")
     if alignment.mixing is not None:
         print(f"{'group':32} {'units':>6} {'parts agree':>12}")

@@ -61,13 +61,12 @@ def run(args: Namespace) -> None:
         check_writable(args.out)
     if args.plot is not None:
         check_plottable(args.plot)
-    from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
     from featviz.merging.barrier import loss_barrier
     from featviz.merging.baselines import MEANS, evaluate_ensemble
 
     model_a, model_b = inputs.pair(args)
-    alignment = load_alignment(args.alignment)
+    alignment = inputs.alignment(args, model_a, model_b, args.size)
     data = inputs.labelled(args, model_a, args.size)
     pairs = cast("Any", data)
     repair_data = None

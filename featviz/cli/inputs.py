@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from featviz.algebra.alignment import Alignment, load_alignment
 from featviz.architectures import build
 from featviz.checkpoints import check_same_architecture, load_into
 from featviz.config import RenderConfig
 from featviz.errors import DataError
+from featviz.exchange import read_permutations
 from featviz.images import ImageFolderBatches
 from featviz.picture.single import resolve_device
 from featviz.picture.statistics import input_channels, input_statistics
@@ -41,6 +43,13 @@ def example_input(args: Namespace, model: nn.Module, size: int | tuple[int, int]
     channels = args.channels or input_channels(model, _config(args, size))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, channels, height, width, generator=generator).to(resolve_device(args.device))
+
+
+def alignment(args: Namespace, model_a: nn.Module, model_b: nn.Module, size: int | tuple[int, int]) -> Alignment:
+    """The file of --alignment: featviz's own, or what `write_permutations` wrote (.json)."""
+    if args.alignment.suffix == ".json":
+        return read_permutations(args.alignment, model_a, model_b, example_input(args, model_a, size))
+    return load_alignment(args.alignment)
 
 
 def images(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches | None:

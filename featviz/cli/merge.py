@@ -57,12 +57,11 @@ def run(args: Namespace) -> None:
     from safetensors.torch import save_file
     from torch import contiguous_format
 
-    from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
     from featviz.merging.average import merge
 
     model_a, model_b = inputs.pair(args)
-    alignment = load_alignment(args.alignment)
+    alignment = inputs.alignment(args, model_a, model_b, args.size)
     data = inputs.images(args, model_a, args.size)
     with inputs.bar("merging") as progress:
         merged = merge(

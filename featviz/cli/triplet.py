@@ -95,7 +95,7 @@ def run(args: Namespace) -> None:
     asked = _by_layer(args.units)
     for layer in asked:
         check_writable(picture(args.out, layer))
-    from featviz.algebra.alignment import align, load_alignment
+    from featviz.algebra.alignment import align
     from featviz.cli import inputs
     from featviz.merging.average import merge
     from featviz.triplet import render_unit_triplet
@@ -109,7 +109,7 @@ def run(args: Namespace) -> None:
             example = inputs.example_input(args, model_a, config.fed)
             alignment = align(model_a, model_b, example, method, data, progress=progress)
     else:
-        alignment = load_alignment(args.alignment)
+        alignment = inputs.alignment(args, model_a, model_b, config.fed)
         alignment.check(model_a, model_b)
     for layer, units in asked.items():
         alignment.indexer.check(layer, units or [])
