@@ -14,7 +14,7 @@ finds the best corner. A grouped convolution is written out as the block-diagona
 columns are permuted each by its own matrix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,33 +23,51 @@ from torch import Tensor, nn
 
 from featviz.algebra.groups import GroupAxis, Index, PermutationGroups
 from featviz.algebra.matching import Floats, assign_blocks
+from featviz.algebra.soft import sinkhorn
 from featviz.algebra.weight_matching import normalised
+from featviz.config import AlignConfig
 
 STEPS = 400
-TOLERANCE = 1e-7  # gain of a step, relative to the sum, under which it is idle
+TOLERANCE = 1e-6  # gain of a step, relative to the sum, under which it is idle
 PATIENCE = 5  # idle steps in a row after which the ascent has converged
 
 Soft = dict[str, Tensor]  # group -> (networks, n, n), float64: row i says from which units place i is mixed
 
 
 def match_c2m3(
-    models: Sequence[nn.Module], groups: PermutationGroups, progress: Callable[[int, int], None] | None = None
+    models: Sequence[nn.Module],
+    groups: PermutationGroups,
+    config: AlignConfig,
+    start: Sequence[Mapping[str, Index]] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Index]], float]:
     """Match all networks by the weights alone: (each one's permutations into the universe, sum over pairs that they reach).
 
-    The first soft permutations are identities, as in the authors' configuration, so that nothing is drawn at random.
+    The ascent begins at the identities, as in the authors' configuration, at permutations that are given, and at `restarts` random
+    soft ones, the authors' other choice. What it reaches differs much from start to start; the best is kept.
 
     Args:
-        progress: called with (steps done, steps at most).
+        config: seed and number of the random starts (`restarts`).
+        start: per network the permutation of every group into one basis; the result is at least as good.
+        progress: called with (starts done, starts).
 
     Raises:
         AlignmentError: the weights are not finite.
     """
     universe = Universe(models, groups)
-    same = hard([{group.name: np.arange(group.size) for group in groups} for _ in models])
-    soft, _ = frank_wolfe(universe, same, progress)
-    perms = universe.best(soft)
-    return perms, float(universe.objective(hard(perms)))
+    same = [{group.name: np.arange(group.size) for group in groups} for _ in models]
+    begins = [hard(same), *([hard(start)] if start else [])]
+    generator = torch.Generator().manual_seed(config.seed)
+    begins += [scattered(universe, generator) for _ in range(config.restarts)]
+    best, perms = (float(universe.objective(hard(start))), [dict(own) for own in start]) if start else (-np.inf, same)
+    for done, begin in enumerate(begins):
+        found = universe.best(frank_wolfe(universe, begin)[0])
+        reached = float(universe.objective(hard(found)))
+        if reached > best:
+            best, perms = reached, found
+        if progress:
+            progress(done + 1, len(begins))
+    return perms, best
 
 
 class Universe:
@@ -112,25 +130,42 @@ class Universe:
         return found
 
 
-def frank_wolfe(
-    universe: Universe, soft: Soft, progress: Callable[[int, int], None] | None = None
-) -> tuple[Soft, list[float]]:
+def frank_wolfe(universe: Universe, soft: Soft) -> tuple[Soft, list[float]]:
     """Raise the objective from soft permutations on: (those at the end, the objective at first and after every step)."""
     trace: list[float] = []
     idle = 0
-    for done in range(STEPS if universe.weights else 0):
+    for _ in range(STEPS if universe.weights else 0):
         corner = hard(universe.best(universe.gradient(soft)))
         line = universe.along(soft, corner)
         step = highest(line)
         trace = trace or [float(line(0.0))]
         trace.append(float(line(step)))
         soft = between(soft, corner, step)
-        if progress:
-            progress(done + 1, STEPS)
         idle = idle + 1 if trace[-1] - trace[-2] <= TOLERANCE * abs(trace[-1]) else 0
         if step == 0 or idle == PATIENCE:
             break
     return soft, trace
+
+
+def scattered(universe: Universe, generator: torch.Generator) -> Soft:
+    """Random soft permutations: numbers from [0, 1) scaled to rows and columns that sum to 1, blocks as wholes."""
+    soft: Soft = {}
+    for family in universe.groups.families():
+        blocks = family[0].blocks
+        outer = [_doubly_stochastic(blocks, generator) for _ in range(universe.count)]
+        for group in family:
+            size = group.size // blocks
+            own = []
+            for whole in outer:
+                inner = torch.stack([_doubly_stochastic(size, generator) for _ in range(blocks**2)])
+                parts = inner.view(blocks, blocks, size, size) * whole[:, :, None, None]
+                own.append(parts.transpose(1, 2).reshape(group.size, group.size))
+            soft[group.name] = torch.stack(own)
+    return soft
+
+
+def _doubly_stochastic(size: int, generator: torch.Generator) -> Tensor:
+    return sinkhorn(torch.rand(size, size, generator=generator, dtype=torch.float64).clamp_min(1e-12).log())
 
 
 def highest(line: Polynomial) -> float:
@@ -145,7 +180,7 @@ def between(start: Soft, end: Soft, step: float) -> Soft:
     return {name: torch.lerp(value, end[name], step) for name, value in start.items()}
 
 
-def hard(perms: Sequence[dict[str, Index]]) -> Soft:
+def hard(perms: Sequence[Mapping[str, Index]]) -> Soft:
     """The matrices of permutations."""
     return {
         name: torch.stack([torch.eye(len(p[name]), dtype=torch.float64)[torch.from_numpy(p[name])] for p in perms])

@@ -91,6 +91,7 @@ def align_many(
     seed: int = AlignConfig.seed,
     verify: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    restarts: int = AlignConfig.restarts,
 ) -> ManyAlignment:
     """Find the permutations that bring all networks into the basis of the first.
 
@@ -98,9 +99,11 @@ def align_many(
         models: two or more networks of one architecture; left as they were.
         example_input: a batch, as for `align`.
         method: "activations" (correlations on `data`) or "weights", network by network (MatchMany of Ainsworth et al. 2022);
-            "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024).
+            "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024), from several starts, of which the
+            result of "weights" is one.
         data: batches `x` or `(x, label)`, as the networks expect them.
-        seed: of the order in which networks take their turns, and of weight matching; "c2m3" draws nothing.
+        seed: of the order in which networks take their turns, of the starts of weight matching and of "c2m3".
+        restarts: starts of weight matching, random starts of "c2m3"; the best is kept. Not used by "activations".
 
     Raises:
         AlignmentError: fewer than two networks, another method, or no data where it is needed.
@@ -116,14 +119,15 @@ def align_many(
         check_same_architecture(models[0], model)
         check_finite(model, f"network {number}")
     groups = permutation_groups(models[0], example_input, verify=verify)
-    generator = np.random.default_rng(seed)
+    generator, config = np.random.default_rng(seed), AlignConfig("weights", seed, restarts)
     if method == "activations":
         assert data is not None
         perms, objective = _by_activations(models, groups, data, generator, progress)
     elif method == "c2m3":
-        perms, objective = match_c2m3(models, groups, progress)
+        start, _ = _by_weights(models, groups, config, generator, None)
+        perms, objective = match_c2m3(models, groups, config, start, progress)
     else:
-        perms, objective = _by_weights(models, groups, AlignConfig("weights", seed), generator, progress)
+        perms, objective = _by_weights(models, groups, config, generator, progress)
     back = {name: np.argsort(perm) for name, perm in perms[0].items()}
     common = tuple({name: perm[back[name]] for name, perm in own.items()} for own in perms)
     return ManyAlignment(groups, common, method, objective, tuple(digest(model) for model in models))
