@@ -106,7 +106,9 @@ class Universe:
     def gradient(self, soft: Soft) -> Soft:
         """Of the objective, for every group and network."""
         free = {name: value.detach().requires_grad_() for name, value in soft.items()}
-        found = torch.autograd.grad(self.objective(free), list(free.values()), allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            self.objective(free), list(free.values()), allow_unused=True, materialize_grads=True
+        )
         return dict(zip(free, found, strict=True))
 
     def along(self, start: Soft, end: Soft) -> Polynomial:
