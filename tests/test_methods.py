@@ -112,7 +112,7 @@ def copies(make, count: int) -> tuple[list[nn.Module], list[dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("make", [TinyResNet, TinyCNN])
-@pytest.mark.parametrize("method", ["activations", "weights"])
+@pytest.mark.parametrize("method", ["activations", "weights", "c2m3"])
 def test_permuted_copies_come_back_and_their_merge_is_the_network(make, method):
     models, there = copies(make, 3)
     found = featviz.align_many(models, X, method, batches())
@@ -122,7 +122,7 @@ def test_permuted_copies_come_back_and_their_merge_is_the_network(make, method):
     assert relative_difference(models[0], merged, torch.rand(2, 3, 8, 8)) < 1e-6
 
 
-@pytest.mark.parametrize("method", ["activations", "weights"])
+@pytest.mark.parametrize("method", ["activations", "weights", "c2m3"])
 def test_compositions_round_a_cycle_are_the_identity(method):
     models = [seeded(TinyResNet, seed) for seed in range(4)]
     found = featviz.align_many(models, X, method, batches())

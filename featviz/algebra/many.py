@@ -5,8 +5,8 @@ The permutation from network q to network p goes through that basis, so that com
 
 The sum is climbed network by network, the others held: a linear assignment each, so that no step lowers it (Git Re-Basin's
 MatchMany, Ainsworth et al. 2022, algorithm 3, whose mean of the others this sum is). By activations the agreement of a pair is
-the sum of its matched units' correlations, measured for all pairs in one pass; by weights their inner product. C2M3 climbs its
-weight objective by Frank-Wolfe over all networks at once; that is not done here.
+the sum of its matched units' correlations, measured for all pairs in one pass; by weights their inner product. Method "c2m3"
+climbs the same sum of inner products as its authors do, by Frank-Wolfe over all networks and groups at once (`c2m3.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from featviz.algebra.activation_matching import measure, readings
+from featviz.algebra.c2m3 import match_c2m3
 from featviz.algebra.discovery import permutation_groups
 from featviz.algebra.groups import Group, Index, PermutationGroups
 from featviz.algebra.indexer import UnitIndexer
@@ -29,6 +30,7 @@ from featviz.config import AlignConfig
 from featviz.errors import AlignmentError
 
 SWEEPS = 100
+METHODS = ("activations", "weights", "c2m3")
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,19 @@ def align_many(
     seed: int = AlignConfig.seed,
     verify: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    restarts: int = AlignConfig.restarts,
 ) -> ManyAlignment:
     """Find the permutations that bring all networks into the basis of the first.
 
     Args:
         models: two or more networks of one architecture; left as they were.
         example_input: a batch, as for `align`.
-        method: "activations" (correlations on `data`), or "weights".
+        method: "activations" (correlations on `data`) or "weights", network by network (MatchMany of Ainsworth et al. 2022);
+            "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024), from several starts, of which the
+            result of "weights" is one.
         data: batches `x` or `(x, label)`, as the networks expect them.
-        seed: of the order in which networks take their turns, and of weight matching.
+        seed: of the order in which networks take their turns, of the starts of weight matching and of "c2m3".
+        restarts: starts of weight matching, random starts of "c2m3"; the best is kept. Not used by "activations".
 
     Raises:
         AlignmentError: fewer than two networks, another method, or no data where it is needed.
@@ -105,20 +111,23 @@ def align_many(
     """
     if len(models) < 2:
         raise AlignmentError(f"{len(models)} networks cannot be aligned: give two or more.")
-    if method not in ("activations", "weights"):
-        raise AlignmentError(f"there is no method {method!r} for many networks: use 'activations' or 'weights'.")
+    if method not in METHODS:
+        raise AlignmentError(f"there is no method {method!r} for many networks: use one of {', '.join(METHODS)}.")
     if method == "activations" and data is None:
-        raise AlignmentError("method 'activations' compares units on data: give data=..., or use method='weights'.")
+        raise AlignmentError("method 'activations' compares units on data: give data=..., or use 'weights' or 'c2m3'.")
     for number, model in enumerate(models):
         check_same_architecture(models[0], model)
         check_finite(model, f"network {number}")
     groups = permutation_groups(models[0], example_input, verify=verify)
-    generator = np.random.default_rng(seed)
+    generator, config = np.random.default_rng(seed), AlignConfig("weights", seed, restarts)
     if method == "activations":
         assert data is not None
         perms, objective = _by_activations(models, groups, data, generator, progress)
+    elif method == "c2m3":
+        start, _ = _by_weights(models, groups, config, generator, None)
+        perms, objective = match_c2m3(models, groups, config, start, progress)
     else:
-        perms, objective = _by_weights(models, groups, AlignConfig("weights", seed), generator, progress)
+        perms, objective = _by_weights(models, groups, config, generator, progress)
     back = {name: np.argsort(perm) for name, perm in perms[0].items()}
     common = tuple({name: perm[back[name]] for name, perm in own.items()} for own in perms)
     return ManyAlignment(groups, common, method, objective, tuple(digest(model) for model in models))
