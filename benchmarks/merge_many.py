@@ -3,7 +3,7 @@
     uv run python benchmarks/merge_many.py --data cifar/ --arch resnet20-x1 --out benchmarks/results/resnet20-x1-many.json \\
         --networks runs/resnet20-x1-s0.safetensors runs/resnet20-x1-s1.safetensors runs/resnet20-x1-s2.safetensors
 
-By activations and by weights (`featviz.align_many`): the plain mean, and that with BatchNorm statistics measured afresh.
+By every method of `featviz.align_many`: the plain mean, and that with BatchNorm statistics measured afresh.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from cifar import Batches, load_cifar
 from machine import machine
 
 import featviz
+from featviz.algebra.many import METHODS
 from featviz.architectures import build
 from featviz.checkpoints import load_into
 
@@ -50,7 +51,7 @@ def main() -> None:
         images[part] = Batches(x[order], y[order], models[0].mean, models[0].std, 250)
     example = images["train"].images[:1].float() / 255
     record: dict[str, object] = {"parents": [featviz.evaluate(model, images["test"])[1] for model in models]}
-    for method in ("activations", "weights"):
+    for method in METHODS:
         began = time.monotonic()
         alignment = featviz.align_many(models, example, method, images["train"])
         row: dict[str, object] = {"seconds": time.monotonic() - began, "objective": alignment.objective}

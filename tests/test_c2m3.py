@@ -9,7 +9,7 @@ import torch
 from networks import ResidualMLP, TinyCNN, TinyResNet, random_permutations, relative_difference, seeded
 from test_blocks import Cardinal
 from test_mixing import Depthwise
-from test_operators import GroupNormStem, Grouped, Heads
+from test_operators import Grouped, GroupNormStem, Heads
 from torch import nn
 
 import featviz
