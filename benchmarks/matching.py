@@ -2,7 +2,8 @@
 
     uv run python benchmarks/matching.py --out benchmarks/results/matching.json --readme README.md
 
-Two networks of random weights, images of random numbers at 224 px: neither changes the work. Every case is a process of its
+Two networks of random weights, images of random numbers at 224 px (trained weights may need more or
+fewer rounds of weight matching). Every case is a process of its
 own, its peak that of the whole process, interpreter and both networks included (Linux: VmHWM).
 """
 

@@ -44,8 +44,8 @@ def match_c2m3(
     """Match all networks by the weights alone: (each one's permutations into the universe, sum over pairs that they reach).
 
     The ascent begins at the identities, as in the authors' configuration, at permutations that are given, and at
-    `restarts` random
-    soft ones, the authors' other choice. What it reaches differs much from start to start; the best is kept.
+    `restarts` random soft ones, the authors' other choice. What it reaches differs much from start to start; the best
+    is kept.
 
     Args:
         config: seed and number of the random starts (`restarts`).
