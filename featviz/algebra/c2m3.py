@@ -15,6 +15,8 @@ columns are permuted each by its own matrix.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 
 from featviz.algebra.groups import GroupAxis, Index, PermutationGroups
 from featviz.algebra.matching import Floats, assign_blocks
-from featviz.algebra.soft import sinkhorn
+from featviz.algebra.mixing import axes_by_parameter
+from featviz.algebra.soft import matrix, mixed, sinkhorn
 from featviz.algebra.weight_matching import normalised
 from featviz.config import AlignConfig
 
@@ -79,15 +82,18 @@ class Universe:
         self.count = len(models)
         named = [dict(model.named_parameters()) for model in models]
         self.axes: dict[str, list[tuple[str, GroupAxis]]] = {}
-        for group in groups:
-            for axis in group.axes:
-                weight = named[0].get(axis.parameter)
-                if weight is not None and (axis.blocks == 1 or weight.shape[1] > 1):  # depthwise: rows say all
-                    self.axes.setdefault(axis.parameter, []).append((group.name, axis))
         self.weights: dict[str, Tensor] = {}  # (networks, ...)
-        for name, owners in self.axes.items():
-            blocks = max(axis.blocks for _, axis in owners)
+        for name, owners in axes_by_parameter(groups).items():
+            if name not in named[0]:
+                continue  # a buffer
+            depthwise = any(axis.blocks > 1 for _, axis in owners) and named[0][name].shape[1] == 1
+            blocks = 1 if depthwise else max(axis.blocks for _, axis in owners)
             self.weights[name] = torch.stack([block_diagonal(normalised(own[name]), blocks) for own in named])
+            self.axes[name] = [
+                (group, replace(axis, blocks=1))
+                for group, axis in owners
+                if axis.blocks == 1 or not depthwise  # whose rows say all
+            ]
         self.degree = max((len({axis.axis for _, axis in owners}) for owners in self.axes.values()), default=0)
 
     def permuted(self, soft: Soft) -> list[Tensor]:
@@ -95,7 +101,7 @@ class Universe:
         there = []
         for name, weight in self.weights.items():
             for group, axis in self.axes[name]:
-                weight = _mixed(weight, axis, soft[group])
+                weight = torch.vmap(partial(mixed, axis=axis))(weight, soft[group])
             there.append(weight.flatten(1))
         return there
 
@@ -185,10 +191,7 @@ def between(start: Soft, end: Soft, step: float) -> Soft:
 
 def hard(perms: Sequence[Mapping[str, Index]]) -> Soft:
     """The matrices of permutations."""
-    return {
-        name: torch.stack([torch.eye(len(p[name]), dtype=torch.float64)[torch.from_numpy(p[name])] for p in perms])
-        for name in perms[0]
-    }
+    return {name: torch.stack([matrix(own[name]) for own in perms]) for name in perms[0]}
 
 
 def block_diagonal(weight: Tensor, blocks: int) -> Tensor:
@@ -205,13 +208,3 @@ def block_diagonal(weight: Tensor, blocks: int) -> Tensor:
 def _pairs(one: Tensor, other: Tensor) -> Tensor:
     """Sum over pairs of networks p < q of <one_p, other_q>, the mean of both ways round: (networks, elements) each."""
     return (one.sum(0) @ other.sum(0) - (one * other).sum()) / 2
-
-
-def _mixed(tensor: Tensor, axis: GroupAxis, weights: Tensor) -> Tensor:
-    """Coordinate index[i, m] of every network becomes the sum over j of weights[i, j] * coordinate index[j, m]."""
-    flat = tensor.movedim(axis.axis + 1, 1)
-    size, copies = axis.index.shape
-    own = torch.from_numpy(np.ascontiguousarray(axis.index.reshape(-1)))
-    rows = weights @ flat[:, own].reshape(len(flat), size, -1)
-    flat = flat.index_copy(1, own, rows.reshape(len(flat), size * copies, *flat.shape[2:]))
-    return flat.movedim(1, axis.axis + 1)

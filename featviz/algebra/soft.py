@@ -25,11 +25,8 @@ def refuse_blocks(groups: PermutationGroups, what: str) -> None:
     blocked = next((group for group in groups if group.blocks > 1 or group.family), None)
     if blocked:
         raise AlignmentError(
-            f"{what} cannot mix units in blocks, and group {blocked.name} has {blocked.blocks}: use {_REMEDY}."
+            f"{what} cannot mix units in blocks, and group {blocked.name} has {blocked.blocks}: use method='weights'."
         )
-
-
-_REMEDY = "method='weights', or to='match-many' for many networks"
 
 
 def matrix(perm: Index) -> Tensor:
@@ -58,11 +55,11 @@ def softly_permuted(tensor: Tensor, parameter: str, owners: Iterable[Group], sof
     for group in owners:
         for axis in group.axes:
             if axis.parameter == parameter:
-                tensor = _mixed(tensor, axis, soft[group.name])
+                tensor = mixed(tensor, soft[group.name], axis)
     return tensor
 
 
-def _mixed(tensor: Tensor, axis: GroupAxis, weights: Tensor) -> Tensor:
+def mixed(tensor: Tensor, weights: Tensor, axis: GroupAxis) -> Tensor:
     """Coordinate index[i, m] becomes the sum over j of weights[i, j] * coordinate index[j, m]."""
     if axis.blocks > 1:  # (blocks * rows, columns, ...) -> (blocks * columns, rows, ...)
         flat = tensor.unflatten(0, (axis.blocks, -1)).transpose(1, 2).flatten(0, 1)

@@ -26,6 +26,7 @@ from featviz.picture.trunk import Trunk
 
 Transform = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
+Begin = Callable[[list[int]], "Climb"]
 WINDOW = 16  # steps between two looks at which units have converged
 
 
@@ -93,41 +94,32 @@ def ascend(
         RenderError: the objective prescribes another number of images than the draw has.
     """
     _same_number(objective, draw)
+
+    def climb(rows: list[int]) -> Climb:
+        return Climb(trunk, objective.pick(rows), draw.pick(rows), config, transform)
+
+    way = _queued if config.tolerance and not objective.coupled else _all_together
     with held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext():
-        if config.tolerance and not objective.coupled:
-            return _queued(trunk, objective, draw, config, transform, progress)
-        return _all_together(trunk, objective, draw, config, transform, progress)
+        return way(trunk, objective, len(draw), config, climb, progress or (lambda done, steps: None))
 
 
 def _all_together(
-    trunk: Trunk,
-    objective: Objective,
-    draw: Draw,
-    config: RenderConfig,
-    transform: Transform | None,
-    progress: Progress | None,
+    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, climb: Begin, progress: Progress
 ) -> Renderings:
     """Batch after batch, every unit to the last step."""
-    units = len(draw)
 
     def work(rows: list[int]) -> Renderings:
-        climb = Climb(trunk, objective.pick(rows), draw.pick(rows), config, transform)
+        batch = climb(rows)
         for step in range(config.steps):
-            climb.step()
-            if progress is not None:
-                progress(rows[0] * config.steps + (step + 1) * len(rows), units * config.steps)
-        return climb.renderings()
+            batch.step()
+            progress(rows[0] * config.steps + (step + 1) * len(rows), units * config.steps)
+        return batch.renderings()
 
     return Renderings.join(in_batches(trunk, objective, units, config, work))
 
 
 def _queued(
-    trunk: Trunk,
-    objective: Objective,
-    draw: Draw,
-    config: RenderConfig,
-    transform: Transform | None,
-    progress: Progress | None,
+    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, climb: Begin, progress: Progress
 ) -> Renderings:
     """Window after window; between two of them converged units leave and batches are formed anew from the rest.
 
@@ -135,26 +127,27 @@ def _queued(
     as many steps would give it alone. The last batch of a window is filled up to a half, a quarter, ... of a full one, so that
     few shapes of batches have to be made ready.
     """
-    left, on_the_way, done = list(range(len(draw))), {}, {}
-    full = min(len(left), batch_size(trunk, objective, config))
+    left, on_the_way, done = list(range(units)), {}, {}
     for first in range(0, max(config.steps, 1), WINDOW):
         last = min(first + WINDOW, config.steps)
-        waiting = left
+        full = min(units, batch_size(trunk, objective, config))  # anew: memory that ran out made it smaller
 
-        def work(places: list[int], first: int = first, last: int = last, waiting: list[int] = waiting) -> None:
+        def work(
+            places: list[int], first: int = first, last: int = last, waiting: list[int] = left, full: int = full
+        ) -> None:
             rows = [waiting[place] for place in places]
             size = full
             while (size + 1) // 2 >= len(rows) > 0 and size > 1:
                 size = (size + 1) // 2
             filled = rows + rows[-1:] * (size - len(rows))
-            climb = Climb(trunk, objective.pick(filled), draw.pick(filled), config, transform)
+            batch = climb(filled)
             if first:
-                climb.go_on(first, [on_the_way[row] for row in filled])
+                batch.go_on(first, [on_the_way[row] for row in filled])
             for _ in range(first, last):
-                climb.step()
-            over = [last == config.steps or flag for flag in climb.converged(config.tolerance)][: len(rows)]
-            found = climb.renderings() if any(over) else None
-            states = climb.states()
+                batch.step()
+            over = [last == config.steps or flag for flag in batch.converged(config.tolerance)][: len(rows)]
+            found = batch.renderings() if any(over) else None
+            states = batch.states()
             for place, row in enumerate(rows):
                 on_the_way[row] = states[place]
                 if over[place] and found is not None:
@@ -163,11 +156,10 @@ def _queued(
 
         in_batches(trunk, objective, len(left), config, work)
         left = [row for row in left if row not in done]
-        if progress is not None:
-            progress(len(draw) * config.steps - len(left) * (config.steps - last), len(draw) * config.steps)
+        progress(units * config.steps - len(left) * (config.steps - last), units * config.steps)
         if not left:
             break
-    return Renderings.join([done[row] for row in range(len(draw))])
+    return Renderings.join([done[row] for row in range(units)])
 
 
 class Climb:
