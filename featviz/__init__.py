@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featviz.merging.connectivity import LayerConnectivity as LayerConnectivity
     from featviz.merging.connectivity import layer_connectivity as layer_connectivity
     from featviz.merging.many import merge_many as merge_many
+    from featviz.merging.partial import merge_heads as merge_heads
     from featviz.picture.ascent import Renderings as Renderings
     from featviz.picture.color import color_matrix as color_matrix
     from featviz.picture.single import render as render
@@ -68,6 +69,7 @@ _HOME = {
     "loss_barrier": "featviz.merging.barrier",
     "magnitude_profile": "featviz.picture.spectrum",
     "merge": "featviz.merging.average",
+    "merge_heads": "featviz.merging.partial",
     "permutation_groups": "featviz.algebra.discovery",
     "read_permutations": "featviz.exchange",
     "render": "featviz.picture.single",

@@ -68,34 +68,40 @@ def mix_modules(model_a: nn.Module, model_b: nn.Module, groups: PermutationGroup
             if tensor.is_floating_point() or tensor.is_complex():
                 owner = module_of(merged, name)
                 parts = [
-                    _mixed(source, parent, on.get(name, []), owner, name, mixing)
+                    parent_share(source, parent, on.get(name, []), owner, name, mixing)
                     for parent, source in enumerate((tensor, others[name]))
                 ]
                 tensor.copy_(parts[0] + parts[1])
     return merged
 
 
-def _mixed(
-    tensor: Tensor, parent: int, axes: list[tuple[str, GroupAxis]], owner: nn.Module, name: str, mixing: Mixing
+def parent_share(
+    tensor: Tensor,
+    parent: int,
+    axes: list[tuple[str, GroupAxis]],
+    owner: nn.Module,
+    name: str,
+    mixing: Mixing,
+    share: float = 0.5,
 ) -> Tensor:
-    """One parent's share of a merged tensor, at double precision."""
+    """One parent's part of a merged tensor, at double precision; `share` of what belongs to no group's units."""
     result = tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
-    halved = False
+    shared = False
     for place in sorted({axis.axis for _, axis in axes}):
         consumes = direction(owner, name, tensor, place) == "consumes"
-        matrix = np.eye(tensor.shape[place]) * (1 if consumes or halved else 0.5)
+        matrix = np.eye(tensor.shape[place]) * (1 if consumes or shared else share)
         for group, axis in axes:
             if axis.axis == place:
                 block = mixing.split[group][parent].T if consumes else mixing.merge[group][parent]
                 for column in axis.index.T:
                     matrix[np.ix_(column, column)] = block
-        halved = halved or not consumes
+        shared = shared or not consumes
         if name.endswith("running_var"):
             matrix = np.abs(matrix)
         weights = torch.from_numpy(matrix).to(result)
         first = result.movedim(place, 0)
         result = (weights @ first.reshape(len(first), -1)).view(first.shape).movedim(0, place)
-    return result if halved else result / 2
+    return result if shared else result * share
 
 
 def check_mixable(model: nn.Module, groups: PermutationGroups, mixing: Mixing | None, method: str) -> None:
