@@ -73,7 +73,7 @@ def merge_heads(
     merged = mix_modules(model_a, model_b, groups, mixing).state_dict()
     heads = []
     for parent, model in enumerate((model_a, model_b)):
-        eyes = {group.name: (np.eye(group.size),) * 2 for group in groups}
+        eyes = {group.name: (np.eye(group.size), np.eye(group.size)) for group in groups}
         split = {name: mixing.split[name] if name in mixed else eye for name, eye in eyes.items()}
         head = copy_of(model)
         with torch.no_grad():

@@ -21,7 +21,8 @@ from featviz.picture.draw import Draw
 from featviz.picture.memory import held_memory
 from featviz.picture.objectives import Objective
 from featviz.picture.parameterization import parameterization
-from featviz.picture.robustness import affine_matrices, neutral_row, warp, warp_by
+from featviz.picture.recording import Recorded
+from featviz.picture.robustness import neutral_row, sampling_matrices, warp, warp_by
 from featviz.picture.trunk import Trunk
 
 Transform = Callable[[Tensor], Tensor]
@@ -171,30 +172,45 @@ class Climb:
         draw = draw.to(trunk.device, trunk.dtype)
         self._trunk, self._objective, self._config, self._transform = trunk, objective, config, transform
         self._painter = parameterization(draw.start, config)
+        on_cuda = trunk.device.type == "cuda"
+        kind = {"device": trunk.device, "dtype": torch.float64 if trunk.device.type == "cpu" else torch.float32}
+        self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
+        self._rate = torch.zeros((), **kind)
         self._adam = torch.optim.Adam(
-            [self._painter.spectrum], lr=config.lr, maximize=True, fused=trunk.device.type in ("cpu", "cuda")
-        )
-        self._matrices = affine_matrices(draw.tape, config.canvas, config.fed)
+            [self._painter.spectrum], lr=self._rate, maximize=True, fused=on_cuda or trunk.device.type == "cpu",
+            capturable=on_cuda,
+        )  # fmt: skip
+        self._matrices = sampling_matrices(draw.tape, config.canvas, config.fed)
         self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)
         self._usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)
         self._restart = draw.restart
         self._done = 0
+        self._at = torch.zeros(1, device=trunk.device, dtype=torch.long)  # the same number, where the work is done
+        # A transform and a callable may draw numbers on the host, which a recording would repeat.
+        recordable = on_cuda and transform is None and objective.layers is not None
+        self._advance = Recorded(self._step, trunk.device) if recordable else self._step
 
     def step(self) -> None:
         """One step of all units, under the tape's next warp."""
+        self._advance()
+        self._done += 1
+
+    def _step(self) -> None:
+        """What changes from step to step is read from the device: see `recording.py`."""
         spectrum = self._painter.spectrum
-        self._adam.param_groups[0]["lr"] = learning_rate(self._config, self._done)
+        self._rate.copy_(self._rates.index_select(0, self._at).squeeze(0))
         images = self._painter()
-        fed = _fed(self._trunk, images, self._matrices[self._done], self._config, self._transform)
+        matrices = self._matrices.index_select(0, self._at).squeeze(0)
+        fed = _fed(self._trunk, images, matrices, self._config, self._transform)
         score = _score(self._trunk, self._objective, images, fed)
         gradient = _gradient(score, spectrum)
         good = _usable(gradient)
-        gradient = torch.where(good.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
+        gradient = gradient.masked_fill(~good.view(-1, *[1] * (gradient.ndim - 1)), 0)
         spectrum.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
-        self._trace[self._done] = score.detach()
+        self._trace.index_copy_(0, self._at, score.detach()[None])
         self._usable += good
-        self._done += 1
+        self._at += 1
 
     def states(self) -> list[dict[str, Tensor]]:
         """Per unit, on the CPU: all that `go_on` needs."""
@@ -222,6 +238,7 @@ class Climb:
         }
         self._trace[:done] = whole["trace"].T
         self._usable, self._done = whole["usable"], done
+        self._at.fill_(done)
 
     def converged(self, tolerance: float) -> list[bool]:
         """Per unit: the mean score of the last `WINDOW` steps exceeds that of the window before by at most this part of it."""
@@ -258,7 +275,7 @@ def alive(
     def work(rows: list[int]) -> Tensor:
         part = draw.pick(rows).to(trunk.device, trunk.dtype)
         painter = parameterization(part.start, config)
-        matrices = affine_matrices(part.tape[0], config.canvas, config.fed)
+        matrices = sampling_matrices(part.tape[0], config.canvas, config.fed)
         images = painter()
         score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform))
         return _usable(_gradient(score, painter.spectrum)).cpu()

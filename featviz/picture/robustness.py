@@ -8,8 +8,9 @@ costs a third.
 """
 
 import torch
-from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def warp(
@@ -36,33 +37,39 @@ def warp(
         fill: colour beyond the border for "zeros": a number, or (c,).
     """
     h, w = images.shape[-2:]
-    return warp_by(images, affine_matrices(tape_row, (h, w), out_size), out_size, border, fill)
+    return warp_by(images, sampling_matrices(tape_row, (h, w), out_size), out_size, border, fill)
 
 
-def affine_matrices(tape: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
-    """The pixel matrices (..., 2, 3) from image to network input of the tape rows (..., 4)."""
-    rows = tape.reshape(-1, 4)
+def sampling_matrices(tape: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
+    """Where the network's input reads the image: matrices (..., 2, 3) of the tape rows (..., 4), for `warp_by`.
+
+    From output to image, in coordinates that run from -1 to 1 between the outer edges (`align_corners=False`). Made in float64
+    for a whole tape at once, so that a step of the ascent has nothing left to compute.
+    """
+    rows = tape.reshape(-1, 4).cpu().double()  # some devices have no float64
     h, w = size
-    kind = {"device": tape.device, "dtype": tape.dtype}
-    side = torch.tensor([w, h], **kind)
+    side = torch.tensor([w, h], dtype=torch.float64)
     centre = ((side - 1) / 2).expand(len(rows), 2)
-    scale = rows[:, 2:3].expand(-1, 2)
-    moved = get_affine_matrix2d(rows[:, :2] * side, centre, scale, rows[:, 3])
-    zoom = torch.tensor([out_size[1] / w, out_size[0] / h], **kind)
-    resize = torch.eye(3, **kind)
-    resize[0, 0], resize[1, 1] = zoom
-    resize[:2, 2] = zoom / 2 - 0.5
-    return (resize @ moved)[:, :2].reshape(*tape.shape[:-1], 2, 3)
+    moved = get_affine_matrix2d(rows[:, :2] * side, centre, rows[:, 2:3].expand(-1, 2), rows[:, 3])
+    pixels = _pixels(w, h)  # of the canvas; resizing leaves edge coordinates what they are
+    found = torch.linalg.inv(pixels) @ torch.linalg.inv(moved) @ pixels
+    return found[:, :2].to(tape).reshape(*tape.shape[:-1], 2, 3)
+
+
+def _pixels(w: int, h: int) -> Tensor:
+    """From edge coordinates to pixels: ((x + 1) * side - 1) / 2."""
+    return torch.tensor([[w / 2, 0, (w - 1) / 2], [0, h / 2, (h - 1) / 2], [0, 0, 1]], dtype=torch.float64)
 
 
 def warp_by(
     images: Tensor, matrices: Tensor, out_size: tuple[int, int], border: str, fill: Tensor | float = 0.0
 ) -> Tensor:
-    """Resample images (unit, c, h, w) by pixel matrices (unit, 2, 3) from image to output; see `warp`."""
+    """Resample images (unit, c, h, w) by `sampling_matrices` (unit, 2, 3); see `warp`."""
+    grid = F.affine_grid(matrices, [*images.shape[:2], *out_size], align_corners=False)
     if border != "zeros":
-        return warp_affine(images, matrices, out_size, padding_mode=border, align_corners=False)
+        return F.grid_sample(images, grid, padding_mode=border, align_corners=False)
     shift = fill.view(-1, 1, 1) if isinstance(fill, Tensor) else fill
-    return warp_affine(images - shift, matrices, out_size, padding_mode="zeros", align_corners=False) + shift
+    return F.grid_sample(images - shift, grid, align_corners=False) + shift
 
 
 def neutral_row(units: int, like: Tensor) -> Tensor:
