@@ -176,10 +176,9 @@ class Climb:
         kind = {"device": trunk.device, "dtype": torch.float64 if trunk.device.type == "cpu" else torch.float32}
         self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
         self._rate = torch.zeros((), **kind)
-        self._adam = torch.optim.Adam(
-            [self._painter.spectrum], lr=self._rate, maximize=True, fused=on_cuda or trunk.device.type == "cpu",
-            capturable=on_cuda,
-        )  # fmt: skip
+        fused = on_cuda or trunk.device.type == "cpu"
+        self._adam = torch.optim.Adam([self._painter.spectrum], maximize=True, fused=fused, capturable=on_cuda)
+        self._adam.param_groups[0]["lr"] = self._rate
         self._matrices = sampling_matrices(draw.tape, config.canvas, config.fed)
         self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)
         self._usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)

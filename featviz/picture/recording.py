@@ -1,9 +1,9 @@
 """A step recorded as a CUDA graph: hundreds of kernels are launched at once, by the device, instead of one by one from Python.
 
-A network of 100 layers launches some 600 kernels a step; where images are small, the launches take longer than the work. A graph
-replays the very kernels on the very memory that it was recorded with, so a step has to read what changes (its number, its warp,
-its learning rate) from the device, and must leave nothing to Python: `ascent.py` keeps to that, and a test on the CPU replays its
-operators in this manner.
+A network of 100 layers launches some 600 kernels a step; where images are small, the launches take longer than the work. A
+graph replays the very kernels on the very memory that it was recorded with, so a step has to read what changes (its number, its
+warp, its learning rate) from the device, and must leave nothing to Python: `ascent.py` keeps to that, and a test on the CPU
+replays its operators in this manner.
 """
 
 import warnings
