@@ -13,14 +13,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from cifar import Batches, load_cifar
 from machine import machine
+from merge_accuracy import load
 
 import featviz
 from featviz.algebra.many import METHODS
-from featviz.architectures import build
-from featviz.checkpoints import load_into
 
 
 def exact(alignment: featviz.ManyAlignment) -> bool:
@@ -41,14 +38,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=10000, help="test images")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
-    models = [build(args.arch).eval() for _ in args.networks]
-    for model, path in zip(models, args.networks, strict=True):
-        load_into(model, path)
-    images = {}
-    for part, count in (("train", args.images), ("test", args.tested)):
-        x, y = load_cifar(args.data, train=part == "train")
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
-        images[part] = Batches(x[order], y[order], models[0].mean, models[0].std, 250)
+    models, images = load(args.arch, args.networks, args.data, args.images, args.tested)
     example = images["train"].images[:1].float() / 255
     record: dict[str, object] = {"parents": [featviz.evaluate(model, images["test"])[1] for model in models]}
     for method in METHODS:
