@@ -34,6 +34,7 @@ from featviz.algebra.weight_matching import Evidence, scored
 from featviz.checkpoints import check_finite, check_same_architecture, digest
 from featviz.errors import AlignmentError, OutputError, near_names
 from featviz.files import write_atomically
+from featviz.tensors import named_tensors
 
 FORMAT, VERSION = "featviz-permutations", 1
 INVERSE = "B'[perm[i]] = B[i]"
@@ -220,7 +221,7 @@ def _pair(content: Mapping[str, Any], where: str, fixed: str | None, permutee: s
 
 def _on_axis_0(vectors: Mapping[str, Any], model: nn.Module) -> AxesToPerm:
     """The spec of vectors that are named after the parameters whose axis 0 they permute."""
-    known = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    known = named_tensors(model, every_name=True)
     for name in vectors:
         if name not in known:
             raise AlignmentError(

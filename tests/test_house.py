@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
 WORDS = {"errors", "config", "units", "files"}
-ALGEBRA = WORDS | {"batches", "checkpoints", "copies"}
+ALGEBRA = WORDS | {"batches", "checkpoints", "copies", "tensors"}
 PICTURE = WORDS | {"batches", "copies"}
 BELOW_THE_DOOR = ALGEBRA | {
     "images",
@@ -37,6 +37,7 @@ MAY_KNOW = {
     "batches": WORDS,
     "checkpoints": WORDS,
     "copies": {"errors"},
+    "tensors": set(),
     "images": WORDS,
     "picture": PICTURE,
     "algebra": ALGEBRA,
@@ -63,6 +64,7 @@ PACKAGES = {
     "plots": {"matplotlib", "numpy"},
     "checkpoints": {"torch", "safetensors"},
     "copies": {"torch"},
+    "tensors": {"torch"},
     "zoo": {"torch"},
     "algebra": {"torch", "numpy", "scipy", "safetensors"},
     "exchange": {"torch", "numpy", "safetensors"},

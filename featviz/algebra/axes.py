@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from featviz.algebra.groups import Group, Index, PermutationGroups
 from featviz.algebra.permutation import axis_indices
 from featviz.errors import AlignmentError, near_names
+from featviz.tensors import named_tensors
 
 AxesToPerm = Mapping[str, Sequence[str | None]]
 FLAX = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -238,7 +239,7 @@ def _in_torch(key: str, names: Sequence[str | None]) -> tuple[str, Sequence[str 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every parameter and buffer by each of its names, and the first name of each, by which groups know it."""
-    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    tensors = named_tensors(model, every_name=True)
     first: dict[int, str] = {}
     return tensors, {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 

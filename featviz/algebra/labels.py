@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from featviz.tensors import named_tensors
+
 FIXED = 0
 EQUAL = "="  # starts the name of slots that are no parameter's
 _ONE = torch.ones((), dtype=torch.long)
@@ -76,8 +78,7 @@ class Propagation(TorchDispatchMode):
         self.trace = Trace(buffers=frozenset(name for name, _ in model.named_buffers()))
         self.rules = rules
         self.module = ""
-        named = [*model.named_parameters(), *model.named_buffers()]
-        self._names = {id(tensor): name for name, tensor in named}
+        self._names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         self._factors = WeakTensorKeyDictionary()
         self._constants = WeakTensorKeyDictionary()
         self._axes: dict[tuple[str, int, int], SlotAxis] = {}

@@ -21,6 +21,7 @@ from featviz.algebra.groups import GroupAxis, Index, LayerUnits, PermutationGrou
 from featviz.algebra.matching import Floats
 from featviz.copies import copy_of
 from featviz.errors import AlignmentError
+from featviz.tensors import named_tensors
 
 PARENTS = ("A", "B")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -61,10 +62,10 @@ def of_permutations(perms: Mapping[str, Index]) -> Mixing:
 def mix_modules(model_a: nn.Module, model_b: nn.Module, groups: PermutationGroups, mixing: Mixing) -> nn.Module:
     """The merged network; integer buffers are A's, tensors that modules share stay shared."""
     merged = copy_of(model_a)
-    others = dict([*model_b.named_parameters(), *model_b.named_buffers()])
+    others = named_tensors(model_b)
     on = axes_by_parameter(groups)
     with torch.no_grad():
-        for name, tensor in [*merged.named_parameters(), *merged.named_buffers()]:
+        for name, tensor in named_tensors(merged).items():
             if tensor.is_floating_point() or tensor.is_complex():
                 owner = module_of(merged, name)
                 parts = [
@@ -111,7 +112,7 @@ def check_mixable(model: nn.Module, groups: PermutationGroups, mixing: Mixing | 
         AlignmentError: naming the method, the parameter and the group.
     """
     remedy = "use method 'weights' or 'activations'"
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors = named_tensors(model)
     for group in groups:
         for axis in group.axes:
             name, tensor = axis.parameter, tensors[axis.parameter]
@@ -143,7 +144,7 @@ def direction(owner: nn.Module, name: str, tensor: Tensor, axis: int) -> str | N
 
 def _roles(model: nn.Module, name: str, tensor: Tensor, axis: int) -> set[str | None]:
     """What an axis is for, in every module that has the tensor (a tied embedding makes units and reads them)."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    named = named_tensors(model, every_name=True).items()
     return {direction(module_of(model, other), other, tensor, axis) for other, same in named if same is tensor}
 
 

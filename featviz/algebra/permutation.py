@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featviz.algebra.groups import Group, GroupAxis, Index, PermutationGroups
 from featviz.copies import copy_of
+from featviz.tensors import named_tensors
 
 AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
 
@@ -85,7 +86,7 @@ def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str
         KeyError: a group's parameter is missing from the network.
     """
     permuted = copy_of(model)
-    tensors = dict([*permuted.named_parameters(), *permuted.named_buffers()])
+    tensors = named_tensors(permuted)
     sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     indices = axis_indices(groups, perms, sizes)
     with torch.no_grad():

@@ -13,6 +13,7 @@ from featviz.algebra.groups import Group, Index, LayerUnits, PermutationGroups, 
 from featviz.algebra.labels import tensors_of
 from featviz.algebra.permutation import permute_module, random_permutations
 from featviz.errors import AlignmentError
+from featviz.tensors import named_tensors
 
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 
@@ -54,7 +55,7 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
 def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
     """Make every 1-d tensor vary along its axis, in place, so that a wrong permutation of it cannot hide."""
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for name, tensor in named_tensors(model).items():
             if not tensor.is_floating_point() or tensor.numel() < 2:
                 continue
             if (tensor == tensor.flatten()[0]).all() or name.endswith(("running_mean", "running_var")):

@@ -28,6 +28,7 @@ from featviz.batches import Data
 from featviz.copies import copy_of
 from featviz.errors import AlignmentError, near_names
 from featviz.merging.repair import has_batchnorm, reset_batchnorm
+from featviz.tensors import named_tensors
 
 
 def merge_heads(
@@ -77,7 +78,7 @@ def merge_heads(
         split = {name: mixing.split[name] if name in mixed else eye for name, eye in eyes.items()}
         head = copy_of(model)
         with torch.no_grad():
-            for name, tensor in [*head.named_parameters(), *head.named_buffers()]:
+            for name, tensor in named_tensors(head).items():
                 if not tensor.is_floating_point() and not tensor.is_complex():
                     continue
                 if name in merged_part:
@@ -97,7 +98,7 @@ def _groups_of(model: nn.Module, alignment: Alignment, until: str, merged_part: 
     Raises:
         AlignmentError: something behind it produces some of them, too.
     """
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors = named_tensors(model)
     found = set()
     for group in alignment.groups:
         makers = {
@@ -147,8 +148,7 @@ def tensors_until(model: nn.Module, until: str, example_input: object) -> set[st
         raise AlignmentError(f"the network does not call {until} in eval mode: take a layer that it calls.")
     found: set[str] = set()
     sides: dict[int, set[str]] = {}
-    everything = [*probe.named_parameters(remove_duplicate=False), *probe.named_buffers(remove_duplicate=False)]
-    for name, tensor in everything:
+    for name, tensor in named_tensors(probe, every_name=True).items():
         owner = module_of(probe, name)
         place = name
         while owner not in before | behind:  # never called itself, it serves the module around it
