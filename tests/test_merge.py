@@ -63,6 +63,33 @@ def test_whole_numbers_are_those_of_a_whatever_the_repair(pair):
         assert (merged.seen, merged.bn1.num_batches_tracked) == (3, 3)
 
 
+class TiedAndHidden(nn.Module):
+    """A weight that two layers share, and a buffer that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.scale = nn.Buffer(torch.rand(4), persistent=False)
+
+    def forward(self, x):
+        return self.second(F.relu(self.first(x)) * self.scale)
+
+
+def test_a_shared_weight_is_averaged_once_and_a_hidden_buffer_too():
+    models = [seeded(TiedAndHidden, seed) for seed in range(3)]
+    example = torch.rand(2, 4)
+    pair, three = models[:2], featviz.align_many(models, example, "weights")
+    alignment = featviz.align(*pair, example)
+    for merged, parts in (
+        (featviz.merge(*pair, alignment), [pair[0], alignment.permute(pair[1])]),
+        (featviz.merge_many(models, three), three.permute(models)),
+    ):
+        assert merged.second.weight is merged.first.weight
+        torch.testing.assert_close(merged.first.weight, torch.stack([part.first.weight for part in parts]).mean(0))
+        torch.testing.assert_close(merged.scale, torch.stack([part.scale for part in parts]).mean(0))
+
+
 def test_the_callers_models_are_untouched(pair):
     before = [copy.deepcopy(model.state_dict()) for model in pair]
     pair[0].train()

@@ -60,6 +60,34 @@ def test_cut_at_the_last_layer_both_heads_are_the_merge(method):
         assert all(torch.allclose(value, merged[name]) for name, value in head.state_dict().items())
 
 
+class Scaled(TinyCNN):
+    """A scale per unit that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Buffer(torch.rand(6, 1, 1) + 0.5, persistent=False)
+        self.relu1 = nn.Identity()
+        self.after = nn.ReLU()
+
+    def forward(self, x):
+        x = self.after(self.relu1(self.conv1(x)) * self.scale)
+        return self.fc(self.pool(self.relu2(self.conv2(x))).flatten(1))
+
+
+def test_what_belongs_to_the_network_itself_counts_as_behind():
+    a, b = seeded(Scaled, 0), seeded(Scaled, 1)
+    with pytest.raises(AlignmentError, match="scale, behind it, adds to units"):
+        featviz.merge_heads(a, b, aligned(a, b, "weights"), "relu1", EXAMPLE)
+
+
+def test_buffers_that_no_state_dict_holds_are_merged_too():
+    a, b = (seeded(lambda: nn.Sequential(Scaled(), nn.Linear(4, 3)), seed) for seed in range(2))
+    alignment = aligned(a, b, "weights")
+    merged = featviz.merge(a, b, alignment, repair="none")
+    for head in featviz.merge_heads(a, b, alignment, "0", EXAMPLE, repair="none"):
+        assert torch.allclose(head[0].scale, merged[0].scale)
+
+
 def test_statistics_are_measured_in_each_head_and_the_parents_stay_as_they_were():
     a, b = seeded(TinyResNet, 0), seeded(TinyResNet, 1)
     before = copy.deepcopy((a.state_dict(), b.state_dict()))

@@ -19,6 +19,7 @@ from featviz.config import REPAIRS, MergeConfig
 from featviz.copies import copy_of
 from featviz.errors import AlignmentError
 from featviz.merging.repair import has_batchnorm, repair_channels, reset_batchnorm
+from featviz.tensors import named_tensors
 
 
 def merge(
@@ -85,9 +86,9 @@ def merge(
 def average(model_a: nn.Module, model_b: nn.Module, weight: float) -> nn.Module:
     """A copy of `model_a` with (1 - weight) * A + weight * B in every floating-point tensor."""
     merged = copy_of(model_a)
-    other = model_b.state_dict()
+    other = named_tensors(model_b)
     with torch.no_grad():
-        for name, tensor in merged.state_dict().items():
+        for name, tensor in named_tensors(merged).items():
             if tensor.is_floating_point() or tensor.is_complex():
                 tensor.copy_(torch.lerp(tensor, other[name].to(tensor), weight))
     return merged

@@ -9,6 +9,7 @@ from featviz.algebra.many import ManyAlignment
 from featviz.batches import Data
 from featviz.errors import AlignmentError
 from featviz.merging.repair import Progress, has_batchnorm, reset_batchnorm
+from featviz.tensors import named_tensors
 
 
 def merge_many(
@@ -34,9 +35,9 @@ def merge_many(
         raise AlignmentError("repair 'batchnorm' needs BatchNorm layers and data=...: use repair='none' without them.")
     permuted = alignment.permute(models)
     merged = permuted[0]
-    tensors = [model.state_dict() for model in permuted]
+    tensors = [named_tensors(model) for model in permuted]
     with torch.no_grad():
-        for name, tensor in merged.state_dict().items():
+        for name, tensor in named_tensors(merged).items():
             if tensor.is_floating_point() or tensor.is_complex():
                 tensor.copy_(torch.stack([own[name].to(tensor) for own in tensors]).mean(0))
     if repair != "none" and data is not None and has_batchnorm(merged):

@@ -71,7 +71,7 @@ def merge_heads(
     merged_part = tensors_until(model_a, until, example_input)
     on = axes_by_parameter(groups)
     mixed = _groups_of(model_a, alignment, until, merged_part)
-    merged = mix_modules(model_a, model_b, groups, mixing).state_dict()
+    merged = named_tensors(mix_modules(model_a, model_b, groups, mixing))
     heads = []
     for parent, model in enumerate((model_a, model_b)):
         eyes = {group.name: (np.eye(group.size), np.eye(group.size)) for group in groups}
