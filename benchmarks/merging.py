@@ -36,7 +36,7 @@ RECIPES = {  # of train_pair.py, where the pair is missing; images for matching 
 LABELS = {
     "resnet20-x2": "ResNet-20 x2 (bundled)",
     "resnet20-x1": "ResNet-20 x1, 14 epochs",
-    "vgg11_bn-x2": "VGG-11 x2, BatchNorm, 3 epochs",
+    "vgg11_bn-x2": "VGG-11 x2, BatchNorm, 3 epochs (2,000 images)",
     "vgg11_bn-x0.5": "VGG-11 x0.5, BatchNorm, 5 epochs",
     "vgg11-x1": "VGG-11 x1, no norm, 6 epochs",
     "vgg11-x0.5": "VGG-11 x0.5, no norm, 6 epochs",
