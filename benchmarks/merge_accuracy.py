@@ -43,13 +43,15 @@ def load(
 
 
 def measure(
-    a: nn.Module, b: nn.Module, images: dict[str, Batches], methods: list[str]
+    a: nn.Module, b: nn.Module, images: dict[str, Batches], methods: list[str], known: dict | None = None
 ) -> tuple[dict, dict[str, featviz.Alignment]]:
-    """Accuracies (percent), barriers of the loss, and seconds; and the alignments."""
+    """Accuracies (percent), losses and seconds, beside those that are `known`; and the new alignments."""
     repair = "batchnorm" if has_batchnorm(a) else "repair"
-    found: dict[str, dict] = {"parents": {name: _test(model, images) for name, model in (("a", a), ("b", b))}}
+    found: dict[str, dict] = dict(known or {})
+    if "parents" not in found:
+        found["parents"] = {name: _test(model, images) for name, model in (("a", a), ("b", b))}
     alignments: dict[str, featviz.Alignment] = {}
-    for method in ["unaligned", *methods]:
+    for method in [name for name in ("unaligned", *methods) if name not in found]:
         row: dict[str, object] = {}
         alignment = None
         if method != "unaligned":

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from cifar import Batches
 from machine import report
 from merge_accuracy import load
 from torch import Tensor, nn
@@ -24,10 +25,10 @@ HEAD = "| merged until | matching | merged | with A's head | with B's head | bot
 NAMES = {"weights": "weights", "activations": "activations", "zipit": "ZipIt", "cca": "CCA"}
 
 
-def answers(model: nn.Module, data: object) -> Tensor:
+def answers(model: nn.Module, data: Batches) -> Tensor:
     """Logits (image, class)."""
     with torch.inference_mode():
-        return torch.cat([model.eval()(x) for x, _ in tqdm(data, leave=False)])  # pyright: ignore[reportGeneralTypeIssues]
+        return torch.cat([model.eval()(x) for x, _ in tqdm(data, leave=False)])
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
 
     def accuracies(heads: list[nn.Module]) -> list[float]:
         logits = [answers(head, images["test"]) for head in heads]
-        return [100 * float((y.argmax(1) == labels).float().mean()) for y in (*logits, sum(logits))]  # pyright: ignore
+        return [100 * float((y.argmax(1) == labels).float().mean()) for y in (*logits, torch.stack(logits).mean(0))]
 
     count = sum(weight.numel() for weight in a.parameters())
     found = [{"until": None, "method": None, "merged": 0.0, "accuracy": accuracies([a, b])}]

@@ -36,7 +36,7 @@ RECIPES = {  # of train_pair.py, where the pair is missing; images for matching 
 LABELS = {
     "resnet20-x2": "ResNet-20 x2 (bundled)",
     "resnet20-x1": "ResNet-20 x1, 14 epochs",
-    "vgg11_bn-x2": "VGG-11 x2, BatchNorm, 3 epochs (2,000 images)",
+    "vgg11_bn-x2": "VGG-11 x2, BatchNorm, 3 epochs",
     "vgg11_bn-x0.5": "VGG-11 x0.5, BatchNorm, 5 epochs",
     "vgg11-x1": "VGG-11 x1, no norm, 6 epochs",
     "vgg11-x0.5": "VGG-11 x0.5, no norm, 6 epochs",
@@ -85,7 +85,8 @@ def rows(network: str, found: dict, methods: list[str]) -> list[str]:
         average, repaired = (found[method][what]["accuracy"] for what in ("average", "repaired"))
         shown = f"**{repaired:.2f}**" if repaired == best else f"{repaired:.2f}"
         first = method == "unaligned"
-        label = f"{LABELS[network]} | {parents[0]:.2f} / {parents[1]:.2f}" if first else " | "
+        shown_of = "" if found["tested"] == 10000 else f", {found['tested']:,} test images"
+        label = f"{LABELS[network]}{shown_of} | {parents[0]:.2f} / {parents[1]:.2f}" if first else " | "
         published = ""
         if method == "activations":
             top, middle, end, width = PUBLISHED[network]
@@ -115,12 +116,14 @@ def main() -> None:
     for network in args.networks:
         place = args.results / f"{network}.json"
         found = json.loads(place.read_text()) if place.exists() else {}
+        if args.data is not None and found.get("tested") != args.tested:
+            found = {}  # rows of one table are of the same images
         missing = [method for method in args.methods if method not in found]
         if missing and args.data is not None:
             count = RECIPES[network][1]
             models, images = load(network, checkpoints(network, args.data, args.runs), args.data, count, args.tested)
-            measured = measure(models[0], models[1], images, missing)[0]
-            found |= {"architecture": network, "images": count, "tested": args.tested, "machine": machine(), **measured}
+            measured = measure(models[0], models[1], images, missing, found)[0]
+            found = measured | {"architecture": network, "images": count, "tested": args.tested, "machine": machine()}
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(found, indent=1) + "\n")
         lines += rows(network, found, args.methods) if found else []

@@ -52,6 +52,7 @@ def merge_heads(
         example_input: a batch (one example is enough), or a tuple of arguments, on which the network runs.
         repair: "none"; "batchnorm" measures the running statistics of every BatchNorm layer of both afresh on `data`; "auto"
             does so where there is data and such a layer.
+        data: batches `x` or `(x, label)` for the repair; iterated twice, once for each head.
 
     Returns:
         The network with A's head, and the one with B's.

@@ -169,9 +169,8 @@ class Climb:
     def __init__(
         self, trunk: Trunk, objective: Objective, draw: Draw, config: RenderConfig, transform: Transform | None = None
     ) -> None:
-        draw = draw.to(trunk.device, trunk.dtype)
         self._trunk, self._objective, self._config, self._transform = trunk, objective, config, transform
-        self._painter = parameterization(draw.start, config)
+        self._painter = parameterization(draw.start.to(trunk.device, trunk.dtype), config)
         on_cuda = trunk.device.type == "cuda"
         kind = {"device": trunk.device, "dtype": torch.float64 if trunk.device.type == "cpu" else torch.float32}
         self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
@@ -179,7 +178,7 @@ class Climb:
         fused = on_cuda or trunk.device.type == "cpu"
         self._adam = torch.optim.Adam([self._painter.spectrum], maximize=True, fused=fused, capturable=on_cuda)
         self._adam.param_groups[0]["lr"] = self._rate
-        self._matrices = sampling_matrices(draw.tape, config.canvas, config.fed)
+        self._matrices = sampling_matrices(draw.tape, config.canvas).to(trunk.device, trunk.dtype)
         self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)
         self._usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)
         self._restart = draw.restart
@@ -272,9 +271,9 @@ def alive(
     _same_number(objective, draw)
 
     def work(rows: list[int]) -> Tensor:
-        part = draw.pick(rows).to(trunk.device, trunk.dtype)
-        painter = parameterization(part.start, config)
-        matrices = sampling_matrices(part.tape[0], config.canvas, config.fed)
+        part = draw.pick(rows)
+        painter = parameterization(part.start.to(trunk.device, trunk.dtype), config)
+        matrices = sampling_matrices(part.tape[0], config.canvas).to(trunk.device, trunk.dtype)
         images = painter()
         score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform))
         return _usable(_gradient(score, painter.spectrum)).cpu()

@@ -35,10 +35,6 @@ class Draw:
     def __len__(self) -> int:
         return self.start.shape[0]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Draw":
-        """The same draw on another device, in another float type."""
-        return Draw(self.start.to(device, dtype), self.tape.to(device, dtype), self.restart)
-
     def pick(self, index: Sequence[int] | Tensor) -> "Draw":
         """The draw of some of its units, in the order of `index`."""
         rows = torch.as_tensor(index, dtype=torch.long)

@@ -27,30 +27,23 @@ class Recorded:
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
         self._work, self._device = work, device
         self._stream = torch.cuda.Stream(device)
-        self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
-        self._recordable = True
+        self._settled: Callable[[], None] | None = None  # the graph, or the work itself
 
     def __call__(self) -> None:
-        if self._graph is None and self._recordable and self._warm == WARM:
-            self._record()
-        if self._graph is not None:
-            self._graph.replay()
-        elif self._recordable:
-            self._aside()
-            self._warm += 1
-        else:
-            self._work()
-
-    def _aside(self) -> None:
-        """On a stream of its own, as a recording asks for."""
-        here = torch.cuda.current_stream(self._device)
+        if self._settled is None and self._warm == WARM:
+            self._settled = self._record()
+        if self._settled is not None:
+            self._settled()
+            return
+        here = torch.cuda.current_stream(self._device)  # a recording asks for warm calls on a stream of its own
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
             self._work()
         here.wait_stream(self._stream)
+        self._warm += 1
 
-    def _record(self) -> None:
+    def _record(self) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
@@ -58,8 +51,7 @@ class Recorded:
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            self._recordable = False
             reason = " ".join(str(error).split())[:120]
             warnings.warn(f"the step cannot be recorded as a CUDA graph ({reason}): it runs as it is.", stacklevel=2)
-        else:
-            self._graph = graph
+            return self._work
+        return graph.replay

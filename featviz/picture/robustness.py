@@ -37,21 +37,21 @@ def warp(
         fill: colour beyond the border for "zeros": a number, or (c,).
     """
     h, w = images.shape[-2:]
-    return warp_by(images, sampling_matrices(tape_row, (h, w), out_size), out_size, border, fill)
+    return warp_by(images, sampling_matrices(tape_row, (h, w)), out_size, border, fill)
 
 
-def sampling_matrices(tape: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
-    """Where the network's input reads the image: matrices (..., 2, 3) of the tape rows (..., 4), for `warp_by`.
+def sampling_matrices(tape: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the network's input reads an image of `size` (h, w): matrices (..., 2, 3) of tape rows (..., 4), for `warp_by`.
 
-    From output to image, in coordinates that run from -1 to 1 between the outer edges (`align_corners=False`). Made in float64
-    for a whole tape at once, so that a step of the ascent has nothing left to compute.
+    From output to image, in coordinates that run from -1 to 1 between the outer edges (`align_corners=False`), in which
+    resizing changes nothing. Made in float64 for a whole tape at once: nothing is left for a step of the ascent to compute.
     """
     rows = tape.reshape(-1, 4).cpu().double()  # some devices have no float64
     h, w = size
     side = torch.tensor([w, h], dtype=torch.float64)
     centre = ((side - 1) / 2).expand(len(rows), 2)
     moved = get_affine_matrix2d(rows[:, :2] * side, centre, rows[:, 2:3].expand(-1, 2), rows[:, 3])
-    pixels = _pixels(w, h)  # of the canvas; resizing leaves edge coordinates what they are
+    pixels = _pixels(w, h)
     found = torch.linalg.inv(pixels) @ torch.linalg.inv(moved) @ pixels
     return found[:, :2].to(tape).reshape(*tape.shape[:-1], 2, 3)
 
