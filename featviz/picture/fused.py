@@ -4,7 +4,8 @@ straight line of ATen operators (`straight.py`) -> the same line with fewer pass
 goes into reading and writing activations: a ReLU, or the sum at the end of a residual block, costs what a 1x1 convolution
 does.
 oneDNN computes conv(x) + other and the ReLU before the result leaves the cache, from weights laid out once for it. The
-gradient with respect to the input is such a convolution too, with the kernel turned by 180 degrees, where the stride is 1.
+gradient with respect to the input is such a convolution too, with the kernel turned by 180 degrees, where the stride is 1;
+for the stem of a network see `phases.py`.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from featviz.picture.phases import Phases, has_phases
 
 aten = torch.ops.aten
 RELU = (aten.relu.default, aten.relu_.default)
@@ -48,17 +51,21 @@ class FusedConvolution(nn.Module):
         self.forward_weight = _laid_out(weight, self.padding, self.stride, self.dilation, self.groups, size)
         kernel = weight.shape[2:]
         self.back_padding = [d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True)]
-        self.back_weight = None
+        self.back_weight = self.phases = None
         point = all(k == 1 for k in kernel) and not any(self.padding)
-        if point or (all(s == 1 for s in self.stride) and min(self.back_padding) >= 0):
+        if has_phases(weight, self.stride, self.dilation, self.groups):
+            self.phases = Phases(weight, self.stride[0], self.padding, size)
+            turned, self.back_padding = self.phases.weight, self.phases.padding
+        elif point or (all(s == 1 for s in self.stride) and min(self.back_padding) >= 0):
             turned = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
-            reached = [
-                (h + 2 * p - d * (k - 1) - 1) // s + 1
-                for h, p, d, k, s in zip(size[2:], self.padding, self.dilation, kernel, self.stride, strict=True)
-            ]
-            given = [size[0], weight.shape[0], *reached]
-            one = [1, 1]
-            self.back_weight = _laid_out(turned, self.back_padding, one, self.dilation, self.groups, given)
+        else:
+            return
+        reached = [
+            (h + 2 * p - d * (k - 1) - 1) // s + 1
+            for h, p, d, k, s in zip(size[2:], self.padding, self.dilation, kernel, self.stride, strict=True)
+        ]
+        given = [size[0], weight.shape[0], *reached]
+        self.back_weight = _laid_out(turned, self.back_padding, [1, 1], self.dilation, self.groups, given)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         return Step.apply(x, other, self)  # pyright: ignore[reportReturnType]
@@ -77,6 +84,8 @@ class FusedConvolution(nn.Module):
         if self.back_weight is not None:
             geometry = (self.back_padding, [1, 1], self.dilation, self.groups)
             small = torch.ops.mkldnn._convolution_pointwise(gradient, self.back_weight, None, *geometry, "none", [], "")
+            if self.phases is not None:
+                return self.phases.together(small)
             if tuple(small.shape) == tuple(size):
                 return small
             spread = _empty(size, gradient.dtype).zero_()  # a 1x1 kernel reads every stride-th pixel only
