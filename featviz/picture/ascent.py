@@ -337,5 +337,5 @@ def _gradient(score: Tensor, spectrum: Tensor) -> Tensor:
 
 def _usable(gradient: Tensor) -> Tensor:
     """Per unit: finite and not zero."""
-    size = gradient.flatten(1).abs().sum(1)
+    size = torch.linalg.vector_norm(gradient.flatten(1), 1, 1)
     return size.isfinite() & (size > 0)

@@ -65,11 +65,21 @@ def warp_by(
     images: Tensor, matrices: Tensor, out_size: tuple[int, int], border: str, fill: Tensor | float = 0.0
 ) -> Tensor:
     """Resample images (unit, c, h, w) by `sampling_matrices` (unit, 2, 3); see `warp`."""
-    grid = F.affine_grid(matrices, [*images.shape[:2], *out_size], align_corners=False)
+    grid = _grid(matrices, out_size)
     if border != "zeros":
         return F.grid_sample(images, grid, padding_mode=border, align_corners=False)
     shift = fill.view(-1, 1, 1) if isinstance(fill, Tensor) else fill
     return F.grid_sample(images - shift, grid, align_corners=False) + shift
+
+
+def _grid(matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where every output pixel reads: (unit, h, w, 2), a sum over its row and its column instead of a product at every pixel."""
+    down, across = (
+        (2 * torch.arange(side, device=matrices.device, dtype=matrices.dtype) + 1) / side - 1 for side in size
+    )
+    of_columns = across[:, None] * matrices[:, None, :, 0]
+    of_rows = down[:, None] * matrices[:, None, :, 1] + matrices[:, None, :, 2]
+    return of_columns[:, None] + of_rows[:, :, None]
 
 
 def neutral_row(units: int, like: Tensor) -> Tensor:

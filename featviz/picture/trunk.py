@@ -64,9 +64,8 @@ class Trunk:
         self.channels = input_channels(self.model, config)
         mean, std = input_statistics(self.model, config, self.channels)
         self.mean = torch.tensor(mean, dtype=self.dtype, device=self.device)
-        self._mean, self._std = (
-            torch.tensor(v, dtype=self.dtype, device=self.device).view(-1, 1, 1) for v in (mean, std)
-        )
+        self._inverse_std = torch.tensor(std, dtype=self.dtype, device=self.device).view(-1, 1, 1).reciprocal()
+        self._shift = -self.mean.view(-1, 1, 1) * self._inverse_std
         self._order = tuple(dict.fromkeys(self.layers.values()))  # the modules whose outputs are wanted
         self.batch: int | None = None  # images at once, once that is known
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
@@ -153,7 +152,8 @@ class Trunk:
         size = tuple(x.shape[1:])
         weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
         autocast = self.autocast and not precise and weight.dtype == torch.float32
-        x = ((x - self._mean) / self._std).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = torch.addcmul(self._shift, x, self._inverse_std)
+        x = x.to(weight.dtype, memory_format=torch.channels_last)
         try:
             net = self.net if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
             line = None if net is self.net else self._line(net, x, autocast)
