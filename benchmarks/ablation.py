@@ -1,4 +1,4 @@
-"""What a step is worth: learning rate, schedule, number of steps and start against the activation reached without transforms.
+"""What a step is worth: learning rate, momentum, schedule, steps and start against the activation reached without transforms.
 
     uv run python benchmarks/ablation.py --out benchmarks/results/ablation.json --readme README.md --plot gallery/ablation.png
 
@@ -7,10 +7,11 @@ the same draws. Its images are shown to the network without any transform at ful
 over the units of a network's layer as a multiple of what torch-lucent 0.1.8 reaches with its default 512 steps, averaged over
 the six (from `quality.py --images`, whose folder `--lucent` names; without it lucent is run), the share of images that reach at
 least lucent's, the lowest ratio of any image, and a measure of noise: the share of the image's energy (mean taken off) beyond
-half the Nyquist frequency.
+half the Nyquist frequency. Rows of other configurations that are in `--out` already are kept.
 """
 
 import argparse
+import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,9 +24,8 @@ from tqdm import tqdm
 
 from featviz.config import RenderConfig
 
-HEAD = (
-    "| lr | schedule | sd | steps | activation (lucent, 512 steps = 1) | images that reach lucent's | lowest | noise |"
-)
+HEAD = "| lr | beta1 | schedule | sd | steps | activation (lucent, 512 steps = 1) | images that reach lucent's | lowest | noise |"
+CHOICE = ("lr", "beta1", "schedule", "sd", "steps")
 
 
 def noise(images: Tensor) -> float:
@@ -66,23 +66,23 @@ def measure(config: RenderConfig, units: list[int], theirs: dict[str, Tensor]) -
 def table(rows: list[dict]) -> str:
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for row in rows:
-        cells = [f"{row['lr']:g}", row["schedule"], f"{row['sd']:g}", str(row["steps"]), f"{row['activation']:.2f}"]
+        cells = [f"{row['lr']:g}", f"{row['beta1']:g}", row["schedule"], f"{row['sd']:g}", str(row["steps"])]
+        cells += [f"{row['activation']:.2f}"]
         cells += [f"{100 * row['reached']:.0f} %", f"{row['lowest']:.2f}", f"{row['noise']:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Activation against steps, a line for every learning rate, schedule and start."""
+    """Activation against steps, a line for every learning rate and momentum of constant schedule and default start."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4))
-    for kind in dict.fromkeys((row["lr"], row["schedule"], row["sd"]) for row in rows):
-        own = sorted((r["steps"], r["activation"]) for r in rows if (r["lr"], r["schedule"], r["sd"]) == kind)
-        style = "--" if kind[1] == "constant" else "-"
-        axes.plot(
-            *zip(*own, strict=True), style, marker="o", markersize=4, label=f"lr {kind[0]:g}, {kind[1]}, sd {kind[2]:g}"
-        )
+    rows = [row for row in rows if row["schedule"] == "constant" and row["sd"] == RenderConfig().sd]
+    for lr, beta1 in dict.fromkeys((row["lr"], row["beta1"]) for row in rows):
+        own = sorted((r["steps"], r["activation"]) for r in rows if (r["lr"], r["beta1"]) == (lr, beta1))
+        style = "--" if beta1 == 0.9 else "-"
+        axes.plot(*zip(*own, strict=True), style, marker="o", markersize=4, label=f"lr {lr:g}, beta1 {beta1:g}")
     axes.axhline(1, color="black", linewidth=1)
     axes.annotate("torch-lucent, 512 steps", (128, 1), (0, -11), textcoords="offset points", fontsize=8, ha="right")
     axes.set_xscale("log", base=2)
@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=8, help="of every layer")
     parser.add_argument("--steps", type=int, nargs="+", default=[32, 48, 64, 96, 128])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.15, 0.2, 0.4])
-    parser.add_argument("--schedule", nargs="+", default=["constant", "cosine"])
+    parser.add_argument("--beta1", type=float, nargs="+", default=[0.9, 0.5])
+    parser.add_argument("--schedule", nargs="+", default=["constant"])
     parser.add_argument("--sd", type=float, nargs="+", default=[RenderConfig().sd])
     parser.add_argument("--lucent", type=Path, help="folder of `quality.py --images`")
     parser.add_argument("--out", type=Path)
@@ -109,11 +110,12 @@ def main() -> None:
     units = list(range(args.units))
     theirs = lucent_scores(args.lucent, units, 512)
     print("lucent's noise:", torch.stack([v for k, v in theirs.items() if k.endswith("noise")]).mean().item())
-    rows = []
-    for lr, schedule, sd, steps in tqdm(list(product(args.lr, args.schedule, args.sd, args.steps))):
-        config = replace(RenderConfig(size=SIZE), lr=lr, schedule=schedule, sd=sd, steps=steps)
-        found = measure(config, units, theirs)
-        rows.append({"lr": lr, "schedule": schedule, "sd": sd, "steps": steps, **found})
+    rows = json.loads(args.out.read_text())["rows"] if args.out and args.out.exists() else []
+    for values in tqdm(list(product(args.lr, args.beta1, args.schedule, args.sd, args.steps))):
+        choice = dict(zip(CHOICE, values, strict=True))
+        rows = [row for row in rows if any(row[name] != value for name, value in choice.items())]
+        rows.append(choice | measure(replace(RenderConfig(size=SIZE), **choice), units, theirs))
+    rows.sort(key=lambda row: [row[name] for name in CHOICE])
     report(args, table(rows), rows=rows)
     if args.plot:
         plot(rows, args.plot)

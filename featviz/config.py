@@ -19,6 +19,7 @@ class RenderConfig:
     steps: int = 96  # of the ascent; with this lr more than what lucent reaches in 512 (benchmarks/ablation.py)
     seed: int = 0  # with layer, unit and restart it decides the draw
     lr: float = 0.1  # of Adam (Lucid: 0.05)
+    beta1: float = 0.5  # of Adam (Lucid: 0.9); under random warps much momentum overshoots
     tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
     schedule: str = "constant"  # of the learning rate, or "cosine": down to 0 at the last step
 
@@ -40,6 +41,7 @@ class RenderConfig:
     batch: int | str = "auto"  # units rendered together; auto: as many as pay and fit the memory
     memory: float | None = None  # GiB that "auto" may fill with images; None: what is free
     precision: str = "auto"  # of the network: "float32", "bfloat16", "float64"; auto: bfloat16 where it is native
+    compile: bool = False  # torch.compile of the network, kept where it is measured to be faster
 
     def __post_init__(self) -> None:
         for name in ("size", "input_size"):
@@ -65,7 +67,7 @@ class RenderConfig:
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
-            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("tolerance", 0.0, 1.0),
+            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("tolerance", 0.0, 1.0), ("beta1", 0.0, 0.999),
         ):  # fmt: skip
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto")):

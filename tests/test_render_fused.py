@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import featviz
 from featviz.config import RenderConfig
 from featviz.picture.fused import FusedConvolution, fuse_convolutions
+from featviz.picture.phases import Phases
 from featviz.picture.straight import straight_line
 from featviz.picture.trunk import Trunk
 
@@ -81,6 +82,29 @@ def test_a_line_computes_what_its_network_does(name, side):
     )
     for e, g in zip(expected, got, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-3, atol=2e-5 * float(e.detach().abs().max()))
+
+
+@pytest.mark.parametrize("side", [5, 16, 19])
+@pytest.mark.parametrize("padding", [0, 2, 3, 7])
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (4, 2), (4, 4), (3, 4), (5, 3), (8, 2)])
+def test_phases_give_the_input_gradient_of_a_strided_convolution(kernel, stride, padding, side):
+    x = torch.randn(2, 3, side, side + 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, kernel, kernel - 1, dtype=torch.float64)
+    if side + 2 * padding < kernel:
+        return
+    y = F.conv2d(x, weight, None, stride, padding)
+    gradient = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, gradient)
+    phases = Phases(weight, stride, (padding, padding), x.shape)
+    found = phases.together(F.conv2d(gradient, phases.weight, None, 1, phases.padding))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_stem_of_a_resnet_goes_by_phases():
+    net = torchvision.models.resnet18().eval().requires_grad_(False)
+    line = straight_line(lambda x: (net.conv1(x),), torch.randn(1, 3, 32, 32), autocast=False)
+    assert isinstance(line, nn.Module)
+    assert [module.phases is not None for module in line.modules() if isinstance(module, FusedConvolution)] == [True]
 
 
 def test_a_convolution_is_not_moved_behind_a_write_to_its_input():

@@ -176,7 +176,9 @@ class Climb:
         self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
         self._rate = torch.zeros((), **kind)
         fused = on_cuda or trunk.device.type == "cpu"
-        self._adam = torch.optim.Adam([self._painter.spectrum], maximize=True, fused=fused, capturable=on_cuda)
+        self._adam = torch.optim.Adam(
+            [self._painter.spectrum], betas=(config.beta1, 0.999), maximize=True, fused=fused, capturable=on_cuda
+        )
         self._adam.param_groups[0]["lr"] = self._rate
         self._matrices = sampling_matrices(draw.tape, config.canvas).to(trunk.device, trunk.dtype)
         self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)

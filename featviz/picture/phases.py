@@ -8,7 +8,6 @@ transposed convolution of a stem fills a whole vector register with its 3 channe
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

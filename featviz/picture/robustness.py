@@ -73,7 +73,7 @@ def warp_by(
 
 
 def _grid(matrices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where every output pixel reads: (unit, h, w, 2), a sum over its row and its column instead of a product at every pixel."""
+    """Where every output pixel reads: (unit, h, w, 2), what its row gives and what its column gives, added."""
     down, across = (
         (2 * torch.arange(side, device=matrices.device, dtype=matrices.dtype) + 1) / side - 1 for side in size
     )

@@ -1,18 +1,21 @@
 """A network as the straight line of ATen operators that it runs for images of one size.
 
 function of images, images -> `fx.GraphModule` that computes the same without the network's Python: what can be rewritten
-(`fused.py`). A line is for one shape; a network that decides by values (`if x.mean() > 0`) has none.
+(`fused.py`) or compiled. A line is for one shape; a network that decides by values (`if x.mean() > 0`) has none.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from featviz.errors import RenderError
 from featviz.picture.fused import fuse_convolutions
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
+RUNS = 5  # of which the quickest counts
 
 
 def straight_line(run: Run, x: Tensor, autocast: bool) -> Run | None:
@@ -21,31 +24,76 @@ def straight_line(run: Run, x: Tensor, autocast: bool) -> Run | None:
     The line is compared with `run` on x upside down: outputs within rounding, gradients along them.
     """
     try:
-        with torch.no_grad():
-            # Fake tensors have shapes and no memory: a trace holds every intermediate result until its end.
-            line = fuse_convolutions(make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach()))
-        for node in line.graph.nodes:
-            node.meta.clear()
-            if node.target is torch.ops.aten.view.default:  # a fused convolution may lie in memory in another order
-                node.target = torch.ops.aten.reshape.default
-        line.recompile()
-        tolerance = 5e-2 if autocast else 1e-4
-        return line if _same(run, line, x.detach().flip(2), tolerance) else None
+        line = _reshaping(fuse_convolutions(_written_down(run, x)))
+        return line if _same(run, line, x.detach().flip(2), autocast) else None
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a network does that cannot be traced: it runs as it is
         return None
 
 
-def _same(run: Run, line: fx.GraphModule, x: Tensor, tolerance: float) -> bool:
-    """Outputs equal up to the tolerance (relative, Euclidean), gradients in the same direction."""
-    found = []
-    for way in (run, line):
-        y = x.clone().requires_grad_()
-        outputs = tuple(way(y))
-        (gradient,) = torch.autograd.grad(torch.stack([out.float().sum() for out in outputs]).sum(), y)
-        found.append(([out.detach() for out in outputs], gradient))
-    (theirs, pulled), (ours, line_pulled) = found
+def compiled_line(run: Run, x: Tensor, autocast: bool) -> Run:
+    """`run` for images of x's shape by torch.compile, compared with it like `straight_line`.
+
+    Raises:
+        RenderError: it cannot be compiled here, or computes something else.
+    """
+    try:
+        line = torch.compile(_reshaping(_written_down(run, x)), dynamic=False)
+        same = _same(run, line, x.detach().flip(2), autocast)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise RenderError(f"the network cannot be compiled ({reason}): leave out compile.") from error
+    if not same:
+        raise RenderError("the network computes something else once it is compiled: leave out compile.")
+    return line
+
+
+def quickest(runs: Sequence[Run], x: Tensor) -> Run:
+    """The one that takes the least time for forward and input gradient, measured in turns."""
+    if len(runs) == 1:
+        return runs[0]
+    taken: dict[int, list[float]] = {}
+    for _ in range(RUNS + 1):  # the first is a warm-up
+        for number, run in enumerate(runs):
+            began = time.perf_counter()
+            _pulled(run, x.detach())
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            taken.setdefault(number, []).append(time.perf_counter() - began)
+    return runs[min(taken, key=lambda number: min(taken[number][1:]))]
+
+
+def _written_down(run: Run, x: Tensor) -> fx.GraphModule:
+    with torch.no_grad():
+        # Fake tensors have shapes and no memory: a trace holds every intermediate result until its end.
+        return make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach())
+
+
+def _reshaping(line: fx.GraphModule) -> fx.GraphModule:
+    """The line without the shapes of its trace: a result may lie in memory in another order than there."""
+    for node in line.graph.nodes:
+        node.meta.clear()
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    line.recompile()
+    return line
+
+
+def _pulled(run: Run, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Outputs, and the gradient of their sum with respect to x."""
+    y = x.clone().requires_grad_()
+    outputs = tuple(run(y))
+    (gradient,) = torch.autograd.grad(torch.stack([out.float().sum() for out in outputs]).sum(), y)
+    return [out.detach() for out in outputs], gradient
+
+
+def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
+    """Outputs equal within rounding (relative, Euclidean), gradients in the same direction."""
+    tolerance = 5e-2 if autocast else 1e-4
+    (theirs, pulled), (ours, line_pulled) = _pulled(run, x), _pulled(line, x)
     if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
     along = torch.nn.functional.cosine_similarity(pulled.flatten(), line_pulled.flatten(), 0)

@@ -20,7 +20,7 @@ from featviz.copies import copy_of
 from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
 from featviz.picture.prepared import prepared
 from featviz.picture.statistics import input_channels, input_statistics
-from featviz.picture.straight import Run, straight_line
+from featviz.picture.straight import Run, compiled_line, quickest, straight_line
 
 
 class _Reached(BaseException):
@@ -192,10 +192,11 @@ class Trunk:
         return self._fast
 
     def _line(self, net: nn.Module, x: Tensor, autocast: bool) -> Run | None:
-        """The network for images of this shape with fused convolutions, from the second climb of that shape on; else None."""
+        """The network for images of this shape as a straight line, from the second climb of that shape on; else None."""
         shape = tuple(x.shape)
         self._shapes[shape] += x.requires_grad
-        if self.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not x.requires_grad:
+        fusing = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if not x.requires_grad or not (fusing or self.config.compile):
             return None
         if self._shapes[shape] > 1 and shape not in self._lines:
             wanted = self._captured
@@ -207,7 +208,10 @@ class Trunk:
                 return tuple(captured[name] for name in self._order)
 
             try:
-                self._lines[shape] = straight_line(run, x, autocast)
+                line = straight_line(run, x, autocast) if fusing else None
+                if self.config.compile:
+                    line = quickest([line or run, compiled_line(run, x, autocast)], x)
+                self._lines[shape] = None if line is run else line
             finally:
                 self._captured = wanted
         return self._lines.get(shape)
