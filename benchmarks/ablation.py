@@ -24,7 +24,10 @@ from tqdm import tqdm
 
 from featviz.config import RenderConfig
 
-HEAD = "| lr | beta1 | schedule | sd | steps | activation (lucent, 512 steps = 1) | images that reach lucent's | lowest | noise |"
+HEAD = (
+    "| lr | beta1 | schedule | sd | steps | activation (lucent, 512 steps = 1) | images that reach lucent's | lowest "
+    "| noise |"
+)
 CHOICE = ("lr", "beta1", "schedule", "sd", "steps")
 
 

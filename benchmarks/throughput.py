@@ -1,13 +1,14 @@
-"""Render throughput beside lucent and beside the bare network, at equal work, in turns within one run.
+"""Render throughput beside lucent, Horama and the bare network, at equal work, in turns within one run.
 
     uv run python benchmarks/throughput.py --out benchmarks/results/throughput.json --readme README.md
 
 Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), Adam with lr 0.05, jitter,
-zoom and rotation by default. Four ways, one after the other in every round; the median of the rounds counts, in milliseconds
-per image and step with set-up included (lucent has next to none, so it may take fewer steps):
+zoom and rotation by default. Five ways, one after the other in every round; the median of the rounds counts, in milliseconds
+per image and step with set-up included (the peers have next to none, so they may take fewer steps):
 
     lucent     torch-lucent as its users call it: one unit at a time, default transforms, float32, weights not frozen
     batched    torch-lucent with one parameterization for the whole batch and one objective per image
+    horama     Horama 0.3.0's `fourier`, one image at a time, of which every step sees 6 crops; on a network cut at the layer
     featviz    `featviz.render` of the same units, precision "auto"
     trunk      forward and input gradient of torch's own network, cut at the layer by a hook: weights frozen, the batch,
                the precision (autocast) and the memory layout of featviz
@@ -23,17 +24,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import horama.fourier_fv
 import kornia
 import torch
 import torchvision
 from machine import report
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 from tqdm import tqdm
 
 import featviz
 from featviz.bench import bare_trunk
 from featviz.picture.trunk import resolve_precision
 
+horama.fourier_fv.tqdm = iter  # no bar
 for name in ("warp_affine", "get_rotation_matrix2d"):
     setattr(kornia, name, getattr(kornia.geometry.transform, name))
 
@@ -41,7 +45,8 @@ from lucent.optvis import objectives, param  # noqa: E402
 from lucent.optvis.render import render_vis  # noqa: E402
 
 HEAD = (
-    "| network, layer | lucent | lucent, batched | featviz | bare trunk | over lucent | over batched | of the trunk |"
+    "| network, layer | lucent | lucent, batched | Horama | featviz | bare trunk | over lucent | over batched "
+    "| over Horama | of the trunk |"
 )
 CASES = {  # network, layer -> image side, side fed
     ("resnet18", "layer2"): (128, 224),
@@ -85,6 +90,14 @@ def ways(
         parts = [objectives.channel(lucent_layer, unit, batch=unit) for unit in units]
         render_vis(hooked, objectives.Objective.sum(parts), lambda: param.image(side, batch=batch), **theirs)
 
+    cut = create_feature_extractor(copy.deepcopy(model), {layer: "activation"}).eval()
+
+    def by_horama() -> None:
+        def score(crops: Tensor) -> Tensor:
+            return cut(crops)["activation"][:, 0].mean()
+
+        horama.fourier(score, total_steps=few, image_size=side, model_input_size=fed, device=device)
+
     def ours() -> None:
         featviz.render(model, f"{layer}:0-{batch - 1}", config)
 
@@ -98,6 +111,7 @@ def ways(
     return {
         "lucent": (alone, 2, few),
         "batched": (batched, batch, few),
+        "horama": (by_horama, 1, few),
         "featviz": (ours, batch, steps),
         "trunk": (bare, batch, few),
     }
@@ -133,14 +147,15 @@ def table(found: dict[str, dict]) -> str:
     """Milliseconds per image and step, and ratios."""
     rows = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for name, row in found.items():
-        times = [f"{row[way]:.1f}" for way in ("lucent", "batched", "featviz", "trunk")]
-        ratios = [f"{row[way] / row['featviz']:.1f}x" for way in ("lucent", "batched")]
+        times = [f"{row[way]:.1f}" for way in ("lucent", "batched", "horama", "featviz", "trunk")]
+        ratios = [f"{row[way] / row['featviz']:.1f}x" for way in ("lucent", "batched", "horama")]
         rows.append("| " + " | ".join([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"]) + " |")
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=[name for name, _ in CASES], help="networks")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
@@ -149,7 +164,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
     args = parser.parse_args()
     found = {}
-    for name, layer in tqdm(CASES):
+    for name, layer in tqdm([case for case in CASES if case[0] in args.cases]):
         found[f"{name} {layer}"] = measure(name, layer, args.batch, args.steps, args.rounds, args.device)
     report(args, table(found), cases=found)
 
