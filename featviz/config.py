@@ -16,9 +16,9 @@ class RenderConfig:
     """
 
     size: int | tuple[int, int] = 224  # canvas in pixels, square or (height, width)
-    steps: int = 96  # of the ascent; with this lr more than what lucent reaches in 512 (benchmarks/ablation.py)
+    steps: int = 48  # of the ascent; with this lr more than what lucent reaches in 512 (benchmarks/ablation.py)
     seed: int = 0  # with layer, unit and restart it decides the draw
-    lr: float = 0.1  # of Adam (Lucid: 0.05)
+    lr: float = 0.2  # of Adam (Lucid: 0.05)
     beta1: float = 0.5  # of Adam (Lucid: 0.9); under random warps much momentum overshoots
     tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
     schedule: str = "constant"  # of the learning rate, or "cosine": down to 0 at the last step
@@ -141,7 +141,6 @@ class DemoConfig:
     best: int = 4  # units of a layer with the highest match score
     worst: int = 2  # and with the lowest
     size: int = 64  # canvas in pixels: twice what the pair was trained with
-    steps: int = 96
 
 
 @dataclass(frozen=True)

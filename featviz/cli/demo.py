@@ -17,7 +17,7 @@ statistics of their repaired merge. Render some units of three layers in A, B' a
 EXAMPLES = """\
 examples:
   featviz demo                                  a few minutes on two cores; writes gallery/demo-*.png
-  featviz demo --steps 32 --size 32             a quick look
+  featviz demo --steps 16 --size 32             a quick look
 """
 
 LOOK = """\
@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
     defaults = arguments.DEFAULTS.demo
     parser = arguments.add_command(commands, "demo", "render units of a bundled, trained pair", DESCRIPTION, EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("gallery"), metavar="FOLDER", help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="steps of the ascent (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=arguments.DEFAULTS.render.steps, help="steps of the ascent (default: %(default)s)"
+    )
     parser.add_argument(
         "--size", type=arguments.size, default=defaults.size, metavar="PIXELS",
         help="side of the pictures (default: %(default)s)",
