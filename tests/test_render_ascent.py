@@ -344,7 +344,8 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adam(kind):
     with Trunk(model, ("3",), config) as trunk:
         drawn = draw(config, [0, 1], trunk.channels)
         painter = parameterization(drawn.start, config)
-        adam = torch.optim.Adam([painter.spectrum], lr=config.lr, fused=False, foreach=False)
+        betas = (config.beta1, 0.999)
+        adam = torch.optim.Adam([painter.spectrum], lr=config.lr, betas=betas, fused=False, foreach=False)
         for _ in range(config.steps):
             adam.zero_grad()
             (-channel("3", [0, 1]).score(trunk(painter()).__getitem__).sum()).backward()

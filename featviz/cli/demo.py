@@ -16,7 +16,7 @@ statistics of their repaired merge. Render some units of three layers in A, B' a
 
 EXAMPLES = """\
 examples:
-  featviz demo                                  a few minutes on two cores; writes gallery/demo-*.png
+  featviz demo                                  half a minute on two cores; writes gallery/demo-*.png
   featviz demo --steps 16 --size 32             a quick look
 """
 
