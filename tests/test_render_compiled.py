@@ -4,29 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import TinyResNet, seeded
-from torch import Tensor, nn
+from networks import Decides, TinyResNet, seeded
+from torch import Tensor
 
 import featviz
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
+from featviz.picture import straight
 from featviz.picture import trunk as trunks
-from featviz.picture.straight import compiled_line, quickest
+from featviz.picture.straight import RUNS, compiled_line, quickest
 from featviz.picture.trunk import Trunk
 
 CONFIG = RenderConfig(size=16, steps=8, precision="float32", compile=True)
-
-
-class Decides(nn.Module):
-    """What it computes hangs on the values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y if float(y.detach().mean()) > 0 else 2 * y
 
 
 def test_the_ascent_of_a_compiled_network_reaches_the_same(monkeypatch):
@@ -56,18 +45,25 @@ def test_a_compiled_network_that_computes_something_else_is_refused(monkeypatch)
         compiled_line(lambda x: (net(x),), torch.rand(2, 3, 16, 16), autocast=False)
 
 
-def test_the_quickest_is_kept():
-    def quick(x: Tensor) -> tuple[Tensor, ...]:
-        return (2 * x,)
+def test_the_quickest_is_kept(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(straight.time, "perf_counter", lambda: clock[0])
 
-    def slow(x: Tensor) -> tuple[Tensor, ...]:
-        for _ in range(300):
-            x = x * 1.0
-        return (2 * x,)
+    def takes(seconds: list[float]):
+        left = iter(seconds)
 
-    x = torch.rand(4, 3, 64, 64)
-    assert quickest([slow, quick], x) is quick
-    assert quickest([quick, slow], x) is quick
+        def run(x: Tensor) -> tuple[Tensor, ...]:
+            clock[0] += next(left)
+            return (2 * x,)
+
+        return run
+
+    x = torch.rand(1, 3, 4, 4)
+    compiled_at_first = takes([100.0] + RUNS * [1.0])
+    steady, disturbed = takes((RUNS + 1) * [2.0]), takes([1.0, 9.0, 9.0, 0.5, 9.0, 9.0])
+    assert quickest([steady, compiled_at_first], x) is compiled_at_first
+    steady, compiled_at_first = takes((RUNS + 1) * [2.0]), takes([100.0] + RUNS * [1.0])
+    assert quickest([compiled_at_first, disturbed, steady], x) is disturbed
 
 
 def test_a_network_that_is_not_to_be_compiled_is_not(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from networks import TinyCNN, TinyResNet, seeded
+from networks import Decides, TinyCNN, TinyResNet, seeded
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -43,17 +43,6 @@ class Bends(nn.Module):
         return self.shrinking(F.relu_(x)) + 1
 
 
-class Decides(nn.Module):
-    """What it computes hangs on the values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) if x[:, :, 0].mean() > 0 else F.relu(self.conv(x))
-
-
 NETWORKS = {
     "bends": (Bends, 8),
     "tiny resnet": (TinyResNet, 3),
@@ -84,14 +73,12 @@ def test_a_line_computes_what_its_network_does(name, side):
         torch.testing.assert_close(g, e, rtol=1e-3, atol=2e-5 * float(e.detach().abs().max()))
 
 
-@pytest.mark.parametrize("side", [5, 16, 19])
+@pytest.mark.parametrize("side", [8, 16, 19])
 @pytest.mark.parametrize("padding", [0, 2, 3, 7])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (4, 2), (4, 4), (3, 4), (5, 3), (8, 2)])
 def test_phases_give_the_input_gradient_of_a_strided_convolution(kernel, stride, padding, side):
     x = torch.randn(2, 3, side, side + 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, kernel, kernel - 1, dtype=torch.float64)
-    if side + 2 * padding < kernel:
-        return
     y = F.conv2d(x, weight, None, stride, padding)
     gradient = torch.randn_like(y)
     (expected,) = torch.autograd.grad(y, x, gradient)

@@ -82,7 +82,9 @@ def add_rendering(group: Any, defaults: RenderConfig) -> None:
             f"--{name}", type=kind, default=default, metavar=name.upper(), help=f"{text} (default: {default})"
         )
     group.add_argument(
-        "--compile", action="store_true", help="torch.compile of the networks where that is faster (half a minute each)"
+        "--compile",
+        action="store_true",
+        help="torch.compile of the networks where that is faster; for thousands of pictures",
     )
 
 
