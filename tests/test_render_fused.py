@@ -12,7 +12,7 @@ import featviz
 from featviz.config import RenderConfig
 from featviz.picture.fused import FusedConvolution, fuse_convolutions
 from featviz.picture.phases import Phases
-from featviz.picture.straight import straight_line
+from featviz.picture.straight import _written_down, straight_line
 from featviz.picture.trunk import Trunk
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -115,6 +115,48 @@ def test_a_network_that_decides_by_values_has_no_line_and_renders():
     assert not found.dead.any()
 
 
+def test_other_starts_of_dead_units_have_no_line_made_for_them(monkeypatch):
+    made = []
+
+    def watched(run, x, autocast):
+        made.append(len(x))
+        return straight_line(run, x, autocast)
+
+    monkeypatch.setattr("featviz.picture.trunk.straight_line", watched)
+    net = seeded(TinyResNet)
+    with torch.no_grad():
+        net.conv2.weight[1] = 0
+    with pytest.warns(UserWarning, match="no usable gradient"):
+        featviz.render(net, "conv2:0-3", RenderConfig(size=16, steps=2, restarts=2, precision="float32"))
+    assert made == [4]
+
+
+def test_a_line_that_differs_in_its_last_image_is_refused(monkeypatch):
+    net, x = seeded(TinyResNet), torch.rand(3, 3, 16, 16)
+
+    def broken(run, x):
+        line = _written_down(run, x)
+        output = next(node for node in line.graph.nodes if node.op == "output")
+        with line.graph.inserting_before(output):
+            off = line.graph.call_function(lambda y: torch.cat([y[:-1], 2 * y[-1:]]), (output.args[0][0],))
+        output.args = ((off,),)
+        line.recompile()
+        return line
+
+    assert straight_line(lambda x: (net(x),), x, autocast=False) is not None
+    monkeypatch.setattr("featviz.picture.straight._written_down", broken)
+    assert straight_line(lambda x: (net(x),), x, autocast=False) is None
+
+
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_outputs_whose_first_axis_is_not_that_of_the_images_have_a_line(images):
+    conv = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+    x = torch.rand(images, 3, 5, 1)
+    line = straight_line(lambda x: (conv(x).permute(2, 0, 1, 3), conv(x).sum()), x, autocast=False)
+    assert line is not None
+    torch.testing.assert_close(line(x)[0], conv(x).permute(2, 0, 1, 3))
+
+
 def test_the_ascent_runs_on_the_line_and_reaches_the_same():
     net = seeded(TinyResNet)
     config = RenderConfig(size=16, steps=8, precision="float32")
@@ -122,9 +164,9 @@ def test_the_ascent_runs_on_the_line_and_reaches_the_same():
     slow = featviz.render(net, "conv2:0-3", RenderConfig(size=16, steps=8, precision="float64"))
     torch.testing.assert_close(fast.score.double(), slow.score, rtol=1e-3, atol=1e-4)
     with Trunk(net, ("conv2",), config) as trunk:
-        for _ in range(3):
-            trunk(torch.rand(2, 3, 16, 16, requires_grad=True))
-        trunk(torch.rand(3, 3, 16, 16, requires_grad=True))
+        trunk(torch.rand(2, 3, 16, 16, requires_grad=True))
+        trunk(torch.rand(3, 3, 16, 16, requires_grad=True), once=True)
+        trunk(torch.rand(4, 3, 16, 16))
         assert [shape[0] for shape, line in trunk._lines.items() if line is not None] == [2]
 
 
@@ -133,7 +175,8 @@ def test_a_layer_that_is_looked_at_is_not_fused_away():
     names = ("conv1", "conv2")
     with Trunk(net, names, RenderConfig(size=16, precision="float32")) as trunk:
         x = torch.rand(2, 3, 16, 16, requires_grad=True)
-        first = {name: value.detach() for name, value in trunk(x).items()}
+        first = {name: value.detach() for name, value in trunk(x, once=True).items()}
+        assert not trunk._lines
         second = trunk(x)
         assert trunk._lines
         for name in names:

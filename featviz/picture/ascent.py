@@ -100,7 +100,7 @@ def ascend(
         return Climb(trunk, objective.pick(rows), draw.pick(rows), config, transform)
 
     way = _queued if config.tolerance and not objective.coupled else _all_together
-    with held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext():
+    with _steady_memory(trunk):
         return way(trunk, objective, len(draw), config, climb, progress or (lambda done, steps: None))
 
 
@@ -265,10 +265,15 @@ def learning_rate(config: RenderConfig, step: int) -> float:
 
 
 def alive(
-    trunk: Trunk, objective: Objective, draw: Draw, config: RenderConfig, transform: Transform | None = None
+    trunk: Trunk,
+    objective: Objective,
+    draw: Draw,
+    config: RenderConfig,
+    transform: Transform | None = None,
+    once: bool = False,
 ) -> Tensor:
     """Which units can climb: (unit,) bool on the CPU, gradient at the start under the first warp finite and
-    not zero.
+    not zero. `once`: no ascent in batches of this size will follow.
     """
     _same_number(objective, draw)
 
@@ -277,10 +282,11 @@ def alive(
         painter = parameterization(part.start.to(trunk.device, trunk.dtype), config)
         matrices = sampling_matrices(part.tape[0], config.canvas).to(trunk.device, trunk.dtype)
         images = painter()
-        score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform))
+        score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform), once=once)
         return _usable(_gradient(score, painter.spectrum)).cpu()
 
-    return torch.cat(in_batches(trunk, objective, len(draw), config, work))
+    with _steady_memory(trunk):
+        return torch.cat(in_batches(trunk, objective, len(draw), config, work))
 
 
 def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
@@ -325,8 +331,14 @@ def _plain_score(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
     return _score(trunk, objective, images, _resized(images, size), precise=True)
 
 
-def _score(trunk: Trunk, objective: Objective, images: Tensor, seen: Tensor, precise: bool = False) -> Tensor:
-    return objective.score(trunk(seen, images, precise).__getitem__)
+def _score(
+    trunk: Trunk, objective: Objective, images: Tensor, seen: Tensor, precise: bool = False, once: bool = False
+) -> Tensor:
+    return objective.score(trunk(seen, images, precise, once).__getitem__)
+
+
+def _steady_memory(trunk: Trunk) -> contextlib.AbstractContextManager[None]:
+    return held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext()
 
 
 def _gradient(score: Tensor, spectrum: Tensor) -> Tensor:

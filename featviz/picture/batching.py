@@ -84,10 +84,9 @@ def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int
 
     images = torch.rand(1, trunk.channels, *config.fed, device=trunk.device, dtype=trunk.dtype).requires_grad_()
     with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
-        score = objective.pick([0]).score(
-            trunk(images).__getitem__
-        )  # holds what is counted, so that no address is used twice
-    del score
+        found = trunk(images, once=True)  # holds what is counted, so that no address is used twice
+        score = objective.pick([0]).score(found.__getitem__)
+    del found, score
     for weight in trunk.weights():  # after the run, which may have made them
         saved.pop(weight.untyped_storage().data_ptr(), None)
     # What the backward pass holds at a time, and the image's own: spectrum, moments, warps.

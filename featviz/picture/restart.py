@@ -46,7 +46,7 @@ def living_draw(
             break
         rows = list(range(len(keys))) if coupled else left
         other = draw(config, [keys[i] for i in rows], channels, restart, dtype)
-        found = torch.stack([alive(trunk, o.pick(rows), other, config, transform) for trunk, o in climbs])
+        found = torch.stack([alive(trunk, o.pick(rows), other, config, transform, once=True) for trunk, o in climbs])
         better = (found.sum(0) > living[:, rows].sum(0)).nonzero().flatten().tolist()
         places = [rows[i] for i in better]
         best = best.replace(places, other.pick(better))

@@ -6,7 +6,6 @@ closing, also by an error, it is exactly as it was before.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -71,7 +70,6 @@ class Trunk:
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
         self._fast: nn.Module | None = None  # the network as the ascent runs it
-        self._shapes: Counter[tuple[int, ...]] = Counter()  # how often images of a shape were fed
         self._lines: dict[tuple[int, ...], Run | None] = {}
 
     def __enter__(self) -> "Trunk":
@@ -94,20 +92,23 @@ class Trunk:
             self._open = self._fast = None
             self.forget_lines()
 
-    def __call__(self, x: Tensor, images: Tensor | None = None, precise: bool = False) -> dict[str, Tensor]:
+    def __call__(
+        self, x: Tensor, images: Tensor | None = None, precise: bool = False, once: bool = False
+    ) -> dict[str, Tensor]:
         """Activations by layer name (as it was asked for) of what the network is fed.
 
         Args:
             x: (unit, c, h_in, w_in) in [0, 1]; normalised here.
             images: what "input" shall be where x has been warped; None: x itself.
             precise: without autocast, in float32.
+            once: few more images of this shape will follow: nothing is made ready for them.
         """
         if self._open is None:
             raise RuntimeError("the trunk is closed: use it in a with statement")
         captured = self._captured = {}
         try:
             if self._order:
-                self._run(x, precise)
+                self._run(x, precise, once)
         finally:
             self._captured = None
         for name in self.layers.values():
@@ -118,7 +119,6 @@ class Trunk:
 
     def forget_lines(self) -> None:
         """Give back the memory of what was made for batches of a size."""
-        self._shapes.clear()
         self._lines.clear()
 
     def weights(self) -> list[Tensor]:
@@ -148,7 +148,7 @@ class Trunk:
 
         return capture
 
-    def _run(self, x: Tensor, precise: bool = False) -> None:
+    def _run(self, x: Tensor, precise: bool, once: bool) -> None:
         size = tuple(x.shape[1:])
         weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
         autocast = self.autocast and not precise and weight.dtype == torch.float32
@@ -156,7 +156,7 @@ class Trunk:
         x = x.to(weight.dtype, memory_format=torch.channels_last)
         try:
             net = self.net if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
-            line = None if net is self.net else self._line(net, x, autocast)
+            line = None if net is self.net else self._line(net, x, autocast, once)
             if line is not None and self._captured is not None:
                 self._captured.update(zip(self._order, line(x), strict=True))
                 return
@@ -191,14 +191,13 @@ class Trunk:
                 self._captured = wanted
         return self._fast
 
-    def _line(self, net: nn.Module, x: Tensor, autocast: bool) -> Run | None:
-        """The network for images of this shape as a straight line, from the second climb of that shape on; else None."""
+    def _line(self, net: nn.Module, x: Tensor, autocast: bool, once: bool) -> Run | None:
+        """The network for images of this shape as a straight line, made at the first climb; None where it stays as it is."""
         shape = tuple(x.shape)
-        self._shapes[shape] += x.requires_grad
         fusing = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
         if not x.requires_grad or not (fusing or self.config.compile):
             return None
-        if self._shapes[shape] > 1 and shape not in self._lines:
+        if shape not in self._lines and not once:
             wanted = self._captured
 
             def run(x: Tensor) -> tuple[Tensor, ...]:
