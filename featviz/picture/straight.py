@@ -6,7 +6,6 @@ function of images, images -> `fx.GraphModule` that computes the same without th
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -93,14 +92,14 @@ def _pulled(run: Run, x: Tensor) -> tuple[list[Tensor], Tensor]:
 def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
     """Outputs equal within rounding (relative, Euclidean), gradients in the same direction."""
     tolerance = 5e-2 if autocast else 1e-4
-    rows: Any = sorted({0, len(x) - 1})
-    (theirs, pulled), (ours, line_pulled) = _pulled(run, x[rows]), _pulled(line, x)
-    if any(a.shape != (len(rows), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):
-        rows = slice(None)  # an output whose first axis is not that of the images
+    ends = sorted({0, len(x) - 1})
+    (theirs, pulled), (ours, line_pulled) = _pulled(run, x[ends]), _pulled(line, x)
+    if all(a.shape == (len(ends), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):
+        ours, line_pulled = [b[ends] for b in ours], line_pulled[ends]
+    else:  # an output whose first axis is not that of the images
         theirs, pulled = _pulled(run, x)
-    if any(not _near(a.float(), b[rows].float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
+    if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
-    line_pulled = line_pulled[rows]
     along = torch.nn.functional.cosine_similarity(pulled.flatten(), line_pulled.flatten(), 0)
     return bool(along > 1 - 10 * tolerance or (pulled.count_nonzero() == 0 and line_pulled.count_nonzero() == 0))
 
