@@ -1,6 +1,7 @@
 """What a step is worth: learning rate, momentum, schedule, steps and start against the activation reached without transforms.
 
-    uv run python benchmarks/ablation.py --out benchmarks/results/ablation.json --readme README.md --plot gallery/ablation.png
+    uv run --isolated --group peers python benchmarks/ablation.py --out benchmarks/results/ablation.json --readme README.md \\
+        --plot gallery/ablation.png
 
 For some units each of two layers in A, in B' and in the merged network (by default 48 images), every configuration is run from
 the same draws. Its images are shown to the network without any transform at full precision. A row gives the mean activation

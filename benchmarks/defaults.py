@@ -1,6 +1,6 @@
 """Default against default: the seconds per image of torch-lucent and of featviz as their users call them.
 
-    uv run python benchmarks/defaults.py --out benchmarks/results/defaults.json --readme README.md
+    uv run --isolated --group peers python benchmarks/defaults.py --out benchmarks/results/defaults.json --readme README.md
 
 lucent: `render_vis(model, "layer:unit")`, one unit at a time, 128 px fed at 224 px, 512 steps. featviz:
 `featviz.render(model, "layer:0-15")`, 224 px, everything by default. The bundled CIFAR network is rendered at 64 px by both.
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from machine import report
-from throughput import CASES, hooked_copy, network, param, render_vis
+from peers import hooked_copy, param, render_vis, transform
+from throughput import CASES, network
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -35,8 +36,6 @@ def lucent_image(model: nn.Module, layer: str, unit: int, side: int, steps: int,
     more = {}
     if bundled:
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in input_statistics(model, RenderConfig(), 3))
-        from lucent.optvis import transform
-
         normalised = [*transform.standard_transforms, lambda x: (x - mean) / std]
         more = {"transforms": normalised, "preprocess": False, "fixed_image_size": side}
     found = render_vis(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scipy", "torch-lucent", "horama")
 
-def machine(packages: tuple[str, ...] = ("torch", "torchvision", "kornia", "numpy", "scipy")) -> dict[str, object]:
+
+def machine(packages: tuple[str, ...] = PACKAGES) -> dict[str, object]:
     """Processor or GPU, threads, and versions of the packages that are installed."""
     versions = {}
     for package in packages:

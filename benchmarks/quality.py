@@ -1,6 +1,6 @@
 """How high an ascent climbs for its cost: activation without transforms, beside lucent, on the bundled pair and its merge.
 
-    uv run python benchmarks/quality.py --out benchmarks/results/quality.json --readme README.md
+    uv run --isolated --group peers python benchmarks/quality.py --out benchmarks/results/quality.json --readme README.md
 
 For some units each of two layers in A, in B' and in the merged network (by default 96 images): the final image of every way
 is shown to the network without any transform, at full precision, and the unit's mean activation is read. lucent is
@@ -18,9 +18,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import kornia
 import torch
 from machine import report
+from peers import objectives, param, render_vis, transform
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,12 +30,6 @@ from featviz.picture.ascent import score_images
 from featviz.picture.objectives import channel
 from featviz.picture.statistics import input_statistics
 from featviz.picture.trunk import Trunk
-
-for name in ("warp_affine", "get_rotation_matrix2d"):
-    setattr(kornia, name, getattr(kornia.geometry.transform, name))
-
-from lucent.optvis import objectives, param, transform  # noqa: E402
-from lucent.optvis.render import render_vis  # noqa: E402
 
 HEAD = "| 64 px | steps | activation (lucent's longest = 1) | images that reach lucent's | gray | beside float32 | seconds |"
 LAYERS = ("layer2.1.bn1", "layer3.1.bn1")

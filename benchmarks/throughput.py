@@ -1,6 +1,7 @@
 """Render throughput beside lucent, Horama and the bare network, at equal work, in turns within one run.
 
-    uv run python benchmarks/throughput.py --out benchmarks/results/throughput.json --readme README.md
+    uv run --isolated --group peers python benchmarks/throughput.py --out benchmarks/results/throughput.json \\
+        --readme README.md --plot gallery/throughput.png
 
 Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), Adam with lr 0.05, jitter,
 zoom and rotation by default. Five ways, one after the other in every round; the median of the rounds counts, in milliseconds
@@ -13,8 +14,7 @@ per image and step with set-up included (the peers have next to none, so they ma
     trunk      forward and input gradient of torch's own network, cut at the layer by a hook: weights frozen, the batch,
                the precision (autocast) and the memory layout of featviz
 
-lucent 0.1.8 calls `kornia.warp_affine` and `kornia.get_rotation_matrix2d`, which have moved: they are put back. Weights are
-random where torchvision has none here; that changes no operator. On a GPU the same figures are per GPU, with peak memory.
+The ResNets have random weights; that changes no operator. On a GPU the same figures are per GPU, with peak memory.
 """
 
 import argparse
@@ -24,11 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import horama.fourier_fv
-import kornia
 import torch
 import torchvision
-from machine import report
+from machine import machine, report
+from peers import hooked_copy, horama, objectives, param, render_vis
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from tqdm import tqdm
@@ -36,18 +35,19 @@ from tqdm import tqdm
 import featviz
 from featviz.bench import bare_trunk
 from featviz.picture.trunk import resolve_precision
-
-horama.fourier_fv.tqdm = iter  # no bar
-for name in ("warp_affine", "get_rotation_matrix2d"):
-    setattr(kornia, name, getattr(kornia.geometry.transform, name))
-
-from lucent.optvis import objectives, param  # noqa: E402
-from lucent.optvis.render import render_vis  # noqa: E402
+from featviz.plots import COLORS
 
 HEAD = (
     "| network, layer | lucent | lucent, batched | Horama | featviz | bare trunk | over lucent | over batched "
     "| over Horama | of the trunk |"
 )
+LABELS = {
+    "horama": "Horama",
+    "lucent": "torch-lucent, one unit",
+    "batched": "torch-lucent, batch",
+    "featviz": "featviz",
+    "trunk": "bare trunk",
+}
 CASES = {  # network, layer -> image side, side fed
     ("resnet18", "layer2"): (128, 224),
     ("resnet18", "layer4"): (128, 224),
@@ -61,11 +61,6 @@ def network(name: str, device: str) -> nn.Module:
     if name == "bundled":
         return featviz.bundled_pair().a.to(device)
     return torchvision.models.get_model(name, weights=None).eval().to(device)
-
-
-def hooked_copy(model: nn.Module) -> nn.Module:
-    """For lucent, which never takes its hooks away: a network that is looked at cannot be folded."""
-    return copy.deepcopy(model)
 
 
 def ways(
@@ -153,6 +148,27 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(rows)
 
 
+def plot(found: dict[str, dict], title: str, path: Path) -> None:
+    """Images and steps per second, a panel for every network and a bar for every way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, (name, row) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        for number, (way, label) in enumerate(LABELS.items()):
+            bars = axes.bar(number, 1000 / row[way], 0.9, color=COLORS[number], label=label)
+            axes.bar_label(bars, [f"{1000 / row[way]:.3g}"], fontsize=8, padding=1)
+        axes.set_title(name, fontsize=9)
+        axes.margins(y=0.1)
+        axes.set_xticks([])
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("images × steps per second", fontsize=9)
+    figure.suptitle(title, fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS), frameon=False, fontsize=8
+    )
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=[name for name, _ in CASES], help="networks")
@@ -162,11 +178,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     found = {}
     for name, layer in tqdm([case for case in CASES if case[0] in args.cases]):
         found[f"{name} {layer}"] = measure(name, layer, args.batch, args.steps, args.rounds, args.device)
     report(args, table(found), cases=found)
+    if args.plot:
+        here = machine()
+        plot(found, f"{here['gpu'] or here['processor']}, batch {args.batch}", args.plot)
 
 
 if __name__ == "__main__":
