@@ -210,7 +210,10 @@ def render_unit_triplet(
             report = _share(progress, number, len(climbs))
             climbed = ascend(trunk, objective, draw, config, transform, report)
             parts.append(_blanked(replace(climbed, dead=climbed.dead | ~living[number]), missing[:, number]))
-        seen = [torch.stack([score_images(*climb, part.images) for climb in climbs], 1) for part in parts]
+        seen = [
+            torch.stack([part.score if climb is own else score_images(*climb, part.images) for climb in climbs], 1)
+            for own, part in zip(climbs, parts, strict=True)
+        ]
     digests = (alignment.digest_a, alignment.digest_b)
     cross = torch.stack(seen, 1).masked_fill(missing[:, :, None] | missing[:, None, :], float("nan"))
     triplets = Triplets(layer, matches, parts[0], parts[1], parts[2], cross, config, alignment.method, digests)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from featviz.cli import EXAMPLES, align, barrier, demo, info, main, merge, triplet
 from featviz.cli.arguments import Parser
 from featviz.config import RenderConfig
+from featviz.errors import OutputError
 
 NET = """
 from torch import nn
@@ -69,6 +71,60 @@ def here(made, monkeypatch) -> Path:
 
 def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+class Written:
+    """In place of triplets: writes once it is allowed to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.allowed, self.error = threading.Event(), error
+
+    def save(self, path: Path) -> Path:
+        assert self.allowed.wait(60)
+        if self.error:
+            raise self.error
+        path.write_text("whole")
+        return path
+
+
+def test_a_layer_is_written_while_the_next_is_rendered(tmp_path, capsys):
+    first, place = Written(), tmp_path / "a.png"
+    with triplet.saving() as save:
+        save(first, place)
+        assert not place.exists()
+        first.allowed.set()
+    assert place.read_text() == "whole"
+    assert capsys.readouterr().out == f"{place}\n"
+
+
+@pytest.mark.parametrize("at_the_next", [True, False])
+def test_a_layer_that_cannot_be_written_is_an_error(tmp_path, at_the_next):
+    broken = Written(OutputError("full"))
+    broken.allowed.set()
+
+    def rendered() -> None:
+        with triplet.saving() as save:
+            save(broken, tmp_path / "a.png")
+            if at_the_next:
+                save(broken, tmp_path / "b.png")
+                pytest.fail("the first could not be written")
+
+    with pytest.raises(OutputError, match="full"):
+        rendered()
+
+
+def test_what_was_rendered_is_written_although_the_next_was_interrupted(tmp_path):
+    first, place = Written(), tmp_path / "a.png"
+
+    def interrupted() -> None:
+        with triplet.saving() as save:
+            save(first, place)
+            first.allowed.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert place.read_text() == "whole"
 
 
 def test_help_imports_neither_torch_nor_numpy():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
-from featviz.cli.triplet import picture
+from featviz.cli.triplet import picture, saving
 from featviz.config import RenderConfig
 from featviz.files import check_writable
 
@@ -64,15 +64,15 @@ def run(args: Namespace) -> None:
     alignment.check(pair.a, pair.b)
     merged = merge(pair.a, pair.b, alignment, repair="none")
     merged.load_state_dict(pair.merged_statistics, strict=False)
-    for layer, place in places.items():
-        units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
-        with inputs.bar(layer) as progress:
-            triplets = render_unit_triplet(
-                pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
-                device=device, progress=progress,
-            )  # fmt: skip
-        triplets.save(place)
-        print(place)
+    with saving() as save:
+        for layer, place in places.items():
+            units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
+            with inputs.bar(layer) as progress:
+                triplets = render_unit_triplet(
+                    pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
+                    device=device, progress=progress,
+                )  # fmt: skip
+            save(triplets, place)
     print(LOOK.format(best=defaults.best, worst=defaults.worst))
 
 

@@ -1,15 +1,21 @@
 """`featviz triplet`: units of A, B' and the merged network as pictures, side by side."""
 
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featviz.cli import arguments
 from featviz.config import RenderConfig
 from featviz.errors import DataError
 from featviz.files import check_writable
 from featviz.units import parse_units
+
+if TYPE_CHECKING:
+    from featviz.triplet import Triplets
 
 DESCRIPTION = """\
 Render units of A, of B permuted into A's order, and of the merged network, each row from one random start, into one
@@ -126,14 +132,36 @@ def run(args: Namespace) -> None:
             merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress)
     else:
         merged = inputs.network(args, args.merged)
-    for layer, units in asked.items():
-        with inputs.bar(layer) as progress:
-            triplets = render_unit_triplet(
-                model_a, model_b, layer, units, merged=merged, alignment=alignment, config=config,
-                progress=progress,
-            )  # fmt: skip
-        triplets.save(picture(args.out, layer))
-        print(picture(args.out, layer))
+    with saving() as save:
+        for layer, units in asked.items():
+            with inputs.bar(layer) as progress:
+                triplets = render_unit_triplet(
+                    model_a, model_b, layer, units, merged=merged, alignment=alignment, config=config,
+                    progress=progress,
+                )  # fmt: skip
+            save(triplets, picture(args.out, layer))
+
+
+@contextmanager
+def saving() -> Iterator[Callable[["Triplets", Path], None]]:
+    """A function that writes a layer's triplets, and prints where, while the next layer is rendered; all is written at the end.
+
+    Raises:
+        OutputError: a place cannot be written; at the next call or at the end.
+    """
+    with ThreadPoolExecutor(1) as writer:
+        under_way: list[Future[None]] = []
+
+        def save(triplets: "Triplets", place: Path) -> None:
+            finish()
+            under_way.append(writer.submit(lambda: print(triplets.save(place))))
+
+        def finish() -> None:
+            while under_way:
+                under_way.pop().result()
+
+        yield save
+        finish()
 
 
 def picture(folder: Path, layer: str) -> Path:

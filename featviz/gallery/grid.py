@@ -121,7 +121,7 @@ def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str]) 
     text = PngImagePlugin.PngInfo()
     for key, value in metadata.items():
         text.add_itxt(key, value)
-    return write_atomically(path, lambda part: image.save(part, format="PNG", pnginfo=text, compress_level=9))
+    return write_atomically(path, lambda part: image.save(part, format="PNG", pnginfo=text))
 
 
 def _check(columns: Sequence[str], rows: Sequence[Row], per_line: int) -> None:
