@@ -46,8 +46,8 @@ class RenderConfig:
     def __post_init__(self) -> None:
         for name in ("size", "input_size"):
             value = getattr(self, name)
-            sides = value if isinstance(value, tuple) else (value,)
-            if value is not None and (len(sides) > 2 or any(not isinstance(s, int) or s < 1 for s in sides)):
+            sides = value if isinstance(value, tuple) else (value, value)
+            if value is not None and (len(sides) != 2 or any(not _is(s, int) or s < 1 for s in sides)):
                 raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
         choices = {
             "parameterization": ("fourier", "pixel", "maco"),
@@ -58,11 +58,16 @@ class RenderConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise RenderError(f"{name} is {getattr(self, name)!r}: use one of {', '.join(allowed)}.")
-        if self.profile is not None and (
-            len(self.profile) < 2 or not all(0 <= value < 1e300 for value in self.profile)
-        ):
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and not _numbers(value):
+                raise RenderError(f"{name} is {value!r}: give a tuple of finite numbers, one per channel, or None.")
+        profile = self.profile
+        if profile is not None and not (_numbers(profile) and len(profile) > 1 and min(profile) >= 0):
             raise RenderError("profile holds no magnitudes: give two or more numbers of 0 or more, or None.")
-        if isinstance(self.color, str) and self.color != "imagenet":
+        rows = self.color if isinstance(self.color, (tuple, list)) else ()
+        matrix = len(rows) == 3 and all(_numbers(row) and len(row) == 3 for row in rows)
+        if self.color is not None and not matrix and not (isinstance(self.color, str) and self.color == "imagenet"):
             raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
@@ -72,8 +77,9 @@ class RenderConfig:
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto")):
                 continue
-            if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}.")
+            if not _is(value, type(low)) or not low <= value <= high:
+                whole = ", a whole number" if isinstance(low, int) else ""
+                raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}{whole}.")
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -85,6 +91,16 @@ class RenderConfig:
         """Height and width of what the network is fed, in pixels."""
         size = self.size if self.input_size is None else self.input_size
         return size if isinstance(size, tuple) else (size, size)
+
+
+def _is(value: object, kind: type) -> bool:
+    """A number of that kind; a whole one serves for both, True and False for none."""
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+
+
+def _numbers(values: object) -> bool:
+    """A tuple of finite numbers, one or more."""
+    return isinstance(values, (tuple, list)) and bool(values) and all(_is(v, float) and abs(v) < 1e300 for v in values)
 
 
 PERMUTATIONS = ("weights", "activations", "inner", "sinkhorn", "identity", "random")  # methods that permute B

@@ -33,8 +33,11 @@ from featviz.picture import (
     ascend,
     channel,
     living_draw,
+    must_fit,
+    ordinary_modes,
     resolve_device,
     score_images,
+    uncompiled,
     warn_of_dead,
 )
 from featviz.picture.statistics import input_channels
@@ -143,6 +146,7 @@ class Triplets:
         return Row(f"unit {_own_units(match)[2]}", cells)
 
 
+@ordinary_modes
 def render_unit_triplet(
     model_a: nn.Module,
     model_b: nn.Module,
@@ -184,6 +188,7 @@ def render_unit_triplet(
         AlignmentError: the alignment belongs to other models. RenderError: a size that the network cannot take.
         DeviceError: a device that is not there.
     """
+    model_a, model_b, merged = uncompiled(model_a), uncompiled(model_b), merged and uncompiled(merged)
     place = resolve_device(device, model_a)
     check_same_architecture(model_a, model_b)
     alignment = _alignment(model_a, model_b, alignment, data, config)
@@ -204,7 +209,8 @@ def render_unit_triplet(
             (stack.enter_context(Trunk(model, (layer,), config, place)), _objective(alignment, layer, matches, number))
             for number, model in enumerate(subjects)
         ]
-        draw, living = living_draw(climbs, keys, config, transform)
+        with must_fit(len(keys), config, place):
+            draw, living = living_draw(climbs, keys, config, transform)
         parts = []
         for number, (trunk, objective) in enumerate(climbs):
             report = _share(progress, number, len(climbs))
@@ -271,7 +277,8 @@ def _alignment(
         alignment.check(model_a, model_b)
         return alignment
     first = next(model_a.parameters())
-    example = torch.rand(1, input_channels(model_a, config), *config.fed, dtype=first.dtype, device=first.device)
+    random = torch.Generator().manual_seed(config.seed)
+    example = torch.rand(1, input_channels(model_a, config), *config.fed, generator=random).to(first)
     return align(model_a, model_b, example, "weights" if data is None else "activations", data)
 
 

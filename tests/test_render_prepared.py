@@ -1,6 +1,7 @@
 """The network as the ascent runs it computes what the network computes, and takes nothing from it."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torchvision
 from networks import TinyCNN, TinyResNet, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from featviz.config import RenderConfig
 from featviz.picture.prepared import foldable, prepared
@@ -31,6 +33,16 @@ class Awkward(nn.Module):
         return self.norm4(self.last(F.relu(self.norm3(self.three(x)))))
 
 
+def passing(x: Tensor) -> Callable[[nn.Module, bool], list[Tensor]]:
+    """The run of `prepared` on x."""
+
+    def run(net: nn.Module, precise: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            return [net(x)]
+
+    return run
+
+
 NETWORKS = {
     "tiny resnet": (TinyResNet, {"conv1": "bn1", "conv2": "bn2"}),
     "tiny cnn": (TinyCNN, {}),
@@ -49,14 +61,84 @@ def test_a_prepared_network_computes_the_same(name):
     before = copy.deepcopy(net.state_dict())
     found = foldable(net, lambda: net(x), set())
     assert found == pairs if pairs is not None else len(found) > 20
-    made = prepared(net, lambda: net(x), (), torch.float32)
+    made = prepared(net, passing(x), (), torch.float32)
     results = [(y := one(x), torch.autograd.grad(y.square().sum(), x)[0]) for one in (net, made)]
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-4 * float(expected.detach().abs().max()))
     assert not any(weight.requires_grad for weight in made.parameters())
     assert all(weight.requires_grad for weight in net.parameters())
     assert all((before[key] == value).all() for key, value in net.state_dict().items())
-    assert sum(isinstance(module, nn.Identity) for module in made.modules()) >= len(found)
+    assert sum("forward" in vars(module) for module in made.modules()) == len(found)
+
+
+class Odd(nn.Module):
+    """A convolution and a norm that could be one, if it were not for what else the network does with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.other, self.last = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.norm(self.conv(x))))
+
+
+class Tied(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(
+            F.conv_transpose2d(F.relu(self.norm(self.conv(x))), self.conv.weight).repeat(1, 3, 1, 1)[:, :8]
+        )
+
+
+class Scaled(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.norm(self.conv(x))) * self.norm.weight.view(-1, 1, 1)).to(self.norm.weight.dtype)
+
+
+class Branching(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu((self.norm if x.mean() < 1 else self.other)(self.conv(x))))
+
+
+class Closed(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.after = lambda x: F.relu(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.after(self.conv(x)))
+
+
+class Strict(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        with torch.autocast("cpu", enabled=False):
+            return self.last(x.float())
+
+
+def weight_normed() -> nn.Module:
+    net = Odd()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(net.conv)
+    prune.l1_unstructured(net.last, "weight", 0.5)
+    return net
+
+
+@pytest.mark.parametrize("make", [Odd, Tied, Scaled, Branching, Closed, Strict, weight_normed])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_odd_networks_are_not_another_network_to_the_ascent(make, precision):
+    net = seeded(make)
+    for norm in (net.norm, net.other):
+        norm.running_mean.normal_(0, 0.3)
+        norm.running_var.uniform_(0.05, 0.5)
+        norm.bias.data.normal_(0, 0.3)
+    tolerance = 1e-4 if precision == "float32" else 3e-2
+    config = RenderConfig(size=12, precision=precision, mean=(0.0, 0.0, 0.0), std=(0.25, 0.25, 0.25))
+    with Trunk(net, ("last",), config) as trunk:
+        for level in (0.1, 0.6):
+            x = (level + 0.3 * torch.rand(2, 3, 12, 12)).requires_grad_()
+            ours, theirs = trunk(x)["last"].float(), trunk(x, precise=True)["last"]
+            assert (ours - theirs).norm() < tolerance * theirs.norm()
 
 
 def test_a_layer_that_is_looked_at_stays_what_it_is():
@@ -69,11 +151,11 @@ def test_a_layer_that_is_looked_at_stays_what_it_is():
 
 def test_weights_are_converted_once_and_share_what_they_can():
     net = seeded(TinyResNet)
-    made = prepared(net, lambda: net(torch.rand(1, 3, 8, 8)), (), torch.bfloat16)
+    made = prepared(net, passing(torch.rand(1, 3, 8, 8)), (), torch.bfloat16)
     assert made.conv1.weight.dtype == torch.bfloat16
     assert made.conv3.weight.is_contiguous(memory_format=torch.channels_last)
     vit = seeded(NETWORKS["vit"][0])
-    made = prepared(vit, lambda: vit(torch.rand(1, 3, 32, 32)), (), torch.bfloat16)
+    made = prepared(vit, passing(torch.rand(1, 3, 32, 32)), (), torch.bfloat16)
     assert made.encoder.ln.weight.data_ptr() == vit.encoder.ln.weight.data_ptr()
 
 

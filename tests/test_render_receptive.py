@@ -120,3 +120,10 @@ def test_a_field_at_the_border_is_cut_by_it():
         scores = [score_images(trunk, neuron("4", [0], (0, 31)), image), score_images(trunk, cut, image[..., :4, 28:])]
     assert small.canvas == (4, 4)
     torch.testing.assert_close(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("size", [61, 62, 63, 66, 99])
+def test_a_size_that_is_no_multiple_of_the_stride_has_a_field_too(size):
+    pooled = net(conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8))
+    found = render(pooled, neuron("6", [0, 1]), RenderConfig(size=size, steps=1), canvas="receptive_field")
+    assert found.images.shape == (2, 3, 19, 19)

@@ -1,6 +1,7 @@
 """The picture room: from a network and a question to an image. It knows nothing of permutations."""
 
 from featviz.picture.ascent import Renderings, alive, ascend, score_images
+from featviz.picture.batching import must_fit
 from featviz.picture.color import IMAGENET_MATRIX, color_matrix, recorrelate
 from featviz.picture.draw import Draw, draw
 from featviz.picture.objectives import (
@@ -19,7 +20,7 @@ from featviz.picture.robustness import warp
 from featviz.picture.single import layer_width, render, resolve_device
 from featviz.picture.spectrum import magnitude_profile
 from featviz.picture.statistics import input_channels, input_statistics
-from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer
+from featviz.picture.trunk import Trunk, ordinary_modes, recorded_layers, resolve_layer, uncompiled
 
 __all__ = [
     "IMAGENET_MATRIX",
@@ -46,7 +47,9 @@ __all__ = [
     "living_draw",
     "logit",
     "magnitude_profile",
+    "must_fit",
     "neuron",
+    "ordinary_modes",
     "parameterization",
     "recorded_layers",
     "recorrelate",
@@ -54,6 +57,7 @@ __all__ = [
     "resolve_device",
     "resolve_layer",
     "score_images",
+    "uncompiled",
     "warn_of_dead",
     "warp",
 ]

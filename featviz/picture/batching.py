@@ -5,10 +5,11 @@ and its activations are counted; a batch that runs out of memory all the same is
 same whatever it is batched with, so neither shows in the results.
 """
 
+import contextlib
 import gc
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -45,10 +46,7 @@ def in_batches(
             if not out_of_memory(error):
                 raise
             if objective.coupled or len(rows) == 1:
-                raise RenderError(
-                    f"{len(rows)} images of {config.fed[0]} x {config.fed[1]} px do not fit the memory of {trunk.device}: "
-                    "take a smaller size or input_size, or fewer images."
-                ) from None
+                raise _too_large(len(rows), config, trunk.device) from None
             most = trunk.batch = math.ceil(len(rows) / 2)
         else:
             first += len(rows)
@@ -58,6 +56,30 @@ def in_batches(
         if trunk.device.type == "cuda":
             torch.cuda.empty_cache()
     return parts
+
+
+@contextlib.contextmanager
+def must_fit(images: int, config: RenderConfig, device: torch.device) -> Iterator[None]:
+    """Work on so many images that cannot be split.
+
+    Raises:
+        RenderError: the memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _too_large(images, config, device) from None
+
+
+def _too_large(images: int, config: RenderConfig, device: torch.device) -> RenderError:
+    (h, w), (fed_h, fed_w) = config.canvas, config.fed
+    fed = "" if (h, w) == (fed_h, fed_w) else f", fed at {fed_h} x {fed_w} px,"
+    return RenderError(
+        f"{images} images of {h} x {w} px{fed} do not fit the memory of {device}: "
+        "take a smaller size or input_size, or fewer images."
+    )
 
 
 def batch_size(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
@@ -82,8 +104,8 @@ def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.rand(1, trunk.channels, *config.fed, device=trunk.device, dtype=trunk.dtype).requires_grad_()
-    with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+    images = torch.full((1, trunk.channels, *config.fed), 0.5, device=trunk.device, dtype=trunk.dtype).requires_grad_()
+    with must_fit(1, config, trunk.device), torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
         found = trunk(images, once=True)  # holds what is counted, so that no address is used twice
         score = objective.pick([0]).score(found.__getitem__)
     del found, score

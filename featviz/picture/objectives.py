@@ -27,11 +27,13 @@ class Objective:
     images: how many images it prescribes, None for any number.
     coupled: whether the score of an image depends on the other images of its batch; such a batch is never
         split.
+    named: the (layer, unit) that each image is for, which decides its draw; None where there is none.
     """
 
     layers: tuple[str, ...] | None = ()
     images: int | None = None
     coupled: bool = False
+    named: tuple[tuple[str, int], ...] | None = None
 
     def score(self, T: Activations) -> Tensor:
         """The score of each image, (image,)."""
@@ -84,6 +86,7 @@ class Combination(Objective):
         self.layers = None if any(part.layers is None for part in parts) else tuple(dict.fromkeys(named))
         self.images = counts.pop() if counts else None
         self.coupled = any(part.coupled for part in parts)
+        self.named = next((part.named for part in parts if part.named is not None), None)
 
     def score(self, T: Activations) -> Tensor:
         (weight, first), *rest = self.terms
@@ -105,6 +108,7 @@ class Unit(Objective):
         self.layer, self.layers = layer, (layer,)
         self.units, self.reduce, self.axis = tuple(int(u) for u in units), reduce, axis
         self.images = len(self.units)
+        self.named = tuple((layer, unit) for unit in self.units)
         self._index: Tensor | None = None  # kept on the device, so that no step copies to it
 
     def score(self, T: Activations) -> Tensor:

@@ -6,7 +6,7 @@ convert frozen weights anew at every step). What is not converted shares its mem
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,52 +22,95 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def prepared(net: nn.Module, run: Callable[[], None], keep: Iterable[str], dtype: torch.dtype) -> nn.Module:
-    """The copy.
+def prepared(
+    net: nn.Module, run: Callable[[nn.Module, bool], Sequence[Tensor]], keep: Iterable[str], dtype: torch.dtype
+) -> nn.Module:
+    """The copy; what cannot be shown to compute the same stays as it is.
 
     Args:
         net: in eval mode; left as it is.
-        run: one forward pass through `net`, as far as it will be needed.
+        run: one forward pass through a network, as far as it will be needed -> what it is needed for; at full precision
+            (True) or in that of the run (False).
         keep: names of modules whose output must stay what it is.
         dtype: of the weights of convolutions and linear layers.
     """
-    pairs = foldable(net, run, set(keep))
+    theirs: list[Tensor] = []
+    pairs = foldable(net, lambda: theirs.extend(run(net, True)), set(keep))
+    made = _folded(net, pairs)
+    if pairs and not _same(theirs, run(made, True)):  # what it calls is not all in its copy
+        pairs, made = {}, _folded(net, {})
+    for module in made.modules():
+        if type(module) in (*CONVOLUTIONS, nn.Linear):
+            for name, tensor in dict(module.named_parameters(recurse=False)).items():
+                setattr(module, name, _converted(tensor, dtype))
+    try:
+        run(made, False)
+    except Exception:  # a part of the network switches autocast off, or reads the type of a weight
+        made = _folded(net, pairs)
+    return made
+
+
+def _folded(net: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
+    """A copy on the same weights, in which these norms (values) are part of their convolutions (keys)."""
     shared = {id(t): nn.Parameter(t.detach(), requires_grad=False) for t in net.parameters()}
     shared |= {id(t): t for t in net.buffers()}
-    made = copy_of(net, shared)
+    made = copy_of(net, shared).eval()
     modules = dict(made.named_modules())
-    with torch.no_grad():
-        for first, second in pairs.items():
-            conv, norm = modules[first], modules[second]
-            assert isinstance(conv, CONVOLUTIONS)
-            assert isinstance(norm, NORMS)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            conv.weight, conv.bias = fuse_conv_bn_weights(  # in float64: the quotient loses digits otherwise
+    for first, second in pairs.items():
+        conv, norm = modules[first], modules[second]
+        assert isinstance(conv, CONVOLUTIONS)
+        assert isinstance(norm, NORMS)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        kind = conv.weight.dtype
+        with torch.no_grad():
+            weight, bias = fuse_conv_bn_weights(  # in float64: the quotient loses digits otherwise
                 conv.weight.double(), None if conv.bias is None else conv.bias.double(), norm.running_mean.double(),
                 norm.running_var.double(), norm.eps, norm.weight, norm.bias,
             )  # fmt: skip
-            _replace(made, second, nn.Identity())
-        for module in made.modules():
-            if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and type(module) in (*CONVOLUTIONS, nn.Linear):
-                module.weight = _converted(module.weight, dtype)
-                if module.bias is not None:
-                    module.bias = _converted(module.bias, dtype)
-    return made.eval()
+            conv.weight, conv.bias = (nn.Parameter(t.to(kind), requires_grad=False) for t in (weight, bias))
+        norm.forward = _as_it_is  # the module stays: others may look at its attributes
+    return made
+
+
+def _as_it_is(input: Tensor) -> Tensor:
+    return input
+
+
+def _same(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> bool:
+    """Equal within the rounding of their type (relative, Euclidean)."""
+    return all(
+        a.shape == b.shape and bool((a - b).norm() <= 1e3 * torch.finfo(a.dtype).eps * a.norm())
+        for a, b in zip(theirs, ours, strict=True)
+    )
 
 
 def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[str, str]:
-    """Convolutions whose output one BatchNorm reads and nothing else: name -> name of the norm."""
+    """Convolutions whose output one BatchNorm reads and nothing else: name -> name of the norm.
+
+    Nothing else may read their weights either (an autoencoder with tied weights). A network that looks at values has none: on
+    other images it may take another norm.
+    """
     calls: Counter[str] = Counter()
     outputs: dict[int, str] = {}
     alive: list[Tensor] = []  # an id is a name only while the tensor lives
     pairs: dict[str, str] = {}
+    weights = {id(t): t for t in (*net.parameters(), *net.buffers())}
     uses: Counter[int] = Counter()
+    looks = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            uses.update(id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and id(t) in outputs)
+            numbers = (id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            uses.update(number for number in numbers if number in outputs or number in weights)
+            if func is torch.ops.aten._local_scalar_dense.default:
+                looks.append(func)
             return func(*args, **(kwargs or {}))
+
+    def alone(name: str) -> bool:
+        """Called once, its weights read once."""
+        own = net.get_submodule(name)
+        return calls[name] == 1 and all(uses[id(t)] <= 1 for t in (*own.parameters(), *own.buffers()))
 
     def made(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -99,21 +142,13 @@ def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[st
     finally:
         for handle in handles:
             handle.remove()
-    once = {name for number, name in outputs.items() if uses[number] == 1}
-    return {conv: norm for conv, norm in pairs.items() if conv in once and calls[conv] == calls[norm] == 1}
+    once = {name for number, name in outputs.items() if uses[number] == 1 and not looks}
+    return {conv: norm for conv, norm in pairs.items() if conv in once and alone(conv) and alone(norm)}
 
 
 def _hooked(module: nn.Module) -> bool:
     """Somebody looks at this module, or its weights are computed."""
     return bool(module._forward_pre_hooks or module._backward_hooks or hasattr(module, "parametrizations"))
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    old = model.get_submodule(name)
-    for hook in old._forward_hooks.values():
-        module.register_forward_hook(hook)
-    setattr(model.get_submodule(parent), child, module)
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:

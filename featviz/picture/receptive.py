@@ -5,16 +5,18 @@ the network is fed. Rendering a neuron on that canvas costs a fraction of the wh
 activation: `at_receptive_field` tries it on a random image, and refuses where it does not hold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.errors import RenderError
+from featviz.errors import FeatvizError, RenderError
 from featviz.picture.objectives import Neuron
 from featviz.picture.trunk import Trunk
 
+MORE = 192  # pixels: a multiple of all common strides
 PROBES = 8  # random images: a maximum passes its gradient to one of its inputs, a ReLU that is off to none
 
 
@@ -77,7 +79,7 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
     place = objective.place(shape[2:])
     row, column = place[0], place[1]
     field = receptive_field(trunk, layer, (row, column))
-    stride = [max(1, -(-side // count)) for side, count in zip(size, shape[2:], strict=True)]
+    stride = _stride(trunk, layer, shape[2:])
     # begin at a whole number of steps, as many to the left of the unit as there are
     before = [
         min(index, max(0, start // step))
@@ -92,6 +94,18 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
     return moved, replace(config, size=small)
 
 
+def _stride(trunk: Trunk, layer: str, maps: Sequence[int]) -> list[int]:
+    """Pixels from one position to the next, by rows and by columns: what a larger image has more of them."""
+    h, w = trunk.config.fed
+    larger = torch.full((1, trunk.channels, h + MORE, w + MORE), 0.5, device=trunk.device, dtype=trunk.dtype)
+    with torch.no_grad():
+        try:
+            shape = trunk(larger, precise=True)[layer].shape
+        except RenderError as error:
+            raise _refusal(layer) from error
+    return [max(1, round(MORE / max(1, more - count))) for more, count in zip(shape[2:], maps, strict=True)]
+
+
 def _try(trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size: tuple[int, int]) -> None:
     """Make sure that the neurons see no difference between a random image and its part."""
     image = _noise(trunk, 1)
@@ -103,7 +117,7 @@ def _try(trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size
                 for neuron, x in ((whole, image), (cut, part))
                 for number in range(len(whole.units))
             ]
-        except (RenderError, IndexError) as error:
+        except (FeatvizError, IndexError) as error:
             raise _refusal(whole.layer) from error
     values = torch.cat(here).view(2, -1)
     if not torch.allclose(values[0], values[1], rtol=1e-3, atol=1e-4 * float(values.abs().max())):

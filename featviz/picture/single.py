@@ -4,7 +4,8 @@
 whatever it scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +16,17 @@ from featviz.batches import device_of
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.picture.ascent import Progress, Renderings, Transform, ascend
+from featviz.picture.batching import must_fit
 from featviz.picture.objectives import Neuron, Objective, as_objective, channel, units_first
 from featviz.picture.receptive import at_receptive_field
 from featviz.picture.restart import living_draw, warn_of_dead
-from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer
+from featviz.picture.trunk import Trunk, ordinary_modes, recorded_layers, resolve_layer, uncompiled
 from featviz.units import format_unit, parse_units
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
 
 
+@ordinary_modes
 def render(
     model: nn.Module,
     what: What,
@@ -63,6 +66,7 @@ def render(
             field is asked for.
         DeviceError: a device that is not there.
     """
+    model = uncompiled(model)
     place = resolve_device(device, model)
     if canvas not in ("full", "receptive_field"):
         raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
@@ -82,9 +86,22 @@ def render(
         probe = _gray(model, config, place, count)
         layers = recorded_layers(objective.score, model, probe, config, place)
     with Trunk(model, layers, config, place) as trunk:
-        keys = [("objective", number) for number in range(count)]
+        keys = _keys(trunk, objective, count)
         names = [f"image {number}" for number in range(count)]
         return _render(trunk, objective, keys, names, config, transform, progress)
+
+
+def _keys(trunk: Trunk, objective: Objective, count: int) -> list[Hashable]:
+    """Of the draws: the unit that an image is for, as where it is asked for by name; a unit that comes again gets another."""
+    if objective.named is None:
+        return [("objective", number) for number in range(count)]
+    times: Counter[tuple[str, int]] = Counter()
+    keys: list[Hashable] = []
+    for layer, unit in objective.named:
+        key = (trunk.layers.get(layer, layer), unit)
+        keys.append((*key, times[key]) if times[key] else key)
+        times[key] += 1
+    return keys
 
 
 def _render_units(
@@ -130,7 +147,8 @@ def _render(
     progress: Progress | None,
 ) -> Renderings:
     """Draw so that the units can climb, climb, and report the dead."""
-    drawn, living = living_draw([(trunk, objective)], keys, config, transform)
+    with must_fit(len(keys), config, trunk.device):
+        drawn, living = living_draw([(trunk, objective)], keys, config, transform)
     renderings = ascend(trunk, objective, drawn, config, transform, progress)
     renderings = replace(renderings, dead=renderings.dead | ~living[0])
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
@@ -153,7 +171,7 @@ def layer_width(
     if axis is None and isinstance(module, (nn.Linear, nn.LayerNorm)):
         axis = -1
     place = device_of(model) if device is None else device
-    with Trunk(model, (layer or "labels",), config, place) as trunk, torch.no_grad():
+    with must_fit(1, config, place), Trunk(model, (layer or "labels",), config, place) as trunk, torch.no_grad():
         activation = trunk(_gray(model, config, place, 1))[layer or "labels"]
     return units_first(activation, axis).shape[1], axis
 

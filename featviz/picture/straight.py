@@ -6,10 +6,12 @@ function of images, images -> `fx.GraphModule` that computes the same without th
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from featviz.errors import RenderError
 from featviz.picture.fused import fuse_convolutions
@@ -18,14 +20,14 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 RUNS = 5  # of which the quickest counts
 
 
-def straight_line(run: Run, x: Tensor, autocast: bool) -> Run | None:
+def straight_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None) -> Run | None:
     """`run` for images of x's shape with its convolutions fused; None where it cannot be written down or is not the same.
 
-    The line is compared with `run` on x upside down, of which `run` sees the first and the last image alone: outputs within
-    rounding, gradients along them.
+    The line is compared with `run` on x upside down, of which `run` sees the first and the last image alone: outputs and
+    gradient within rounding. `traced` is the same on a copy of the network, which is used up.
     """
     try:
-        line = _reshaping(fuse_convolutions(_written_down(run, x)))
+        line = _reshaping(fuse_convolutions(_written_down(traced or run, x)))
         return line if _same(run, line, x.detach().flip(2), autocast) else None
     except torch.OutOfMemoryError:
         raise
@@ -33,14 +35,14 @@ def straight_line(run: Run, x: Tensor, autocast: bool) -> Run | None:
         return None
 
 
-def compiled_line(run: Run, x: Tensor, autocast: bool) -> Run:
+def compiled_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None) -> Run:
     """`run` for images of x's shape by torch.compile, compared with it like `straight_line`.
 
     Raises:
         RenderError: it cannot be compiled here, or computes something else.
     """
     try:
-        line = torch.compile(_reshaping(_written_down(run, x)), dynamic=False)
+        line = torch.compile(_reshaping(_written_down(traced or run, x)), dynamic=False)
         same = _same(run, line, x.detach().flip(2), autocast)
     except torch.OutOfMemoryError:
         raise
@@ -65,10 +67,45 @@ def quickest(runs: Sequence[Run], x: Tensor) -> Run:
     return runs[min(taken, key=lambda number: min(taken[number][1:]))]
 
 
+class NotStraight(Exception):
+    """A part of the network has a gradient of its own, which its operators do not tell."""
+
+
+class OwnGradients(TorchFunctionMode):
+    """Raises `NotStraight` where a tensor gets a hook, or a stretch of the network no gradient at all."""
+
+    DATA: Any = Tensor.data
+    REFUSED = (Tensor.register_hook, Tensor.requires_grad_, Tensor.detach, Tensor.detach_, DATA.__get__)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.REFUSED or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise NotStraight
+        return func(*args, **(kwargs or {}))
+
+
 def _written_down(run: Run, x: Tensor) -> fx.GraphModule:
-    with torch.no_grad():
+    def watched(x: Tensor) -> tuple[Tensor, ...]:
+        with OwnGradients():
+            outputs = run(x)
+        if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in _history(outputs)):
+            raise NotStraight  # an autograd.Function, or the hook of a module on its gradient
+        return outputs
+
+    with torch.enable_grad():
         # Fake tensors have shapes and no memory: a trace holds every intermediate result until its end.
-        return make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach())
+        return make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach().requires_grad_())
+
+
+def _history(outputs: Sequence[Tensor]) -> set[Any]:
+    """All nodes of the graph by which autograd would come from the outputs to the images."""
+    seen: set[Any] = set()
+    ahead: list[Any] = [out.grad_fn for out in outputs]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [parent for parent, _ in node.next_functions]
+    return seen
 
 
 def _reshaping(line: fx.GraphModule) -> fx.GraphModule:
@@ -90,8 +127,8 @@ def _pulled(run: Run, x: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
-    """Outputs equal within rounding (relative, Euclidean), gradients in the same direction."""
-    tolerance = 5e-2 if autocast else 1e-4
+    """Outputs and gradient equal within rounding (relative, Euclidean)."""
+    tolerance = 5e-2 if autocast else 1e-4  # ReLUs that flip make the gradients rougher
     ends = sorted({0, len(x) - 1})
     (theirs, pulled), (ours, line_pulled) = _pulled(run, x[ends]), _pulled(line, x)
     if all(a.shape == (len(ends), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):
@@ -100,8 +137,7 @@ def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
         theirs, pulled = _pulled(run, x)
     if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
-    along = torch.nn.functional.cosine_similarity(pulled.flatten(), line_pulled.flatten(), 0)
-    return bool(along > 1 - 10 * tolerance or (pulled.count_nonzero() == 0 and line_pulled.count_nonzero() == 0))
+    return _near(pulled, line_pulled, 10 * tolerance)
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -6,9 +6,12 @@ closing, also by an error, it is exactly as it was before.
 """
 
 import contextlib
+import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,12 @@ from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, nea
 from featviz.picture.prepared import prepared
 from featviz.picture.statistics import input_channels, input_statistics
 from featviz.picture.straight import Run, compiled_line, quickest, straight_line
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+_CLAIMS = threading.Lock()
+_claimed: WeakKeyDictionary[nn.Module, contextlib.AbstractContextManager[bool]] = WeakKeyDictionary()
+_fastpath: list[bool] = []  # as it was when each trunk was opened
 
 
 class _Reached(BaseException):
@@ -53,20 +62,30 @@ class Trunk:
         config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
         device: torch.device | None = None,
     ) -> None:
-        # A compiled network makes no module calls that a hook could see: take the one within.
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.model = uncompiled(model)
         self.config = config
         self.device = device_of(model) if device is None else device
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32  # of images and scores
         self.autocast = resolve_precision(config.precision, self.device) == torch.bfloat16
         self.layers = {name: resolve_layer(self.model, name) for name in layers if not _is_input(self.model, name)}
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise ModelError(
+                "a scripted or traced network has no layers to look at: give the nn.Module it was made from."
+            )
+        if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in self.model.parameters()):
+            raise ModelError("the network has lazy weights that have no shape yet: run it on an image first.")
         self.channels = input_channels(self.model, config)
         mean, std = input_statistics(self.model, config, self.channels)
         self.mean = torch.tensor(mean, dtype=self.dtype, device=self.device)
         self._inverse_std = torch.tensor(std, dtype=self.dtype, device=self.device).view(-1, 1, 1).reciprocal()
         self._shift = -self.mean.view(-1, 1, 1) * self._inverse_std
         self._order = tuple(dict.fromkeys(self.layers.values()))  # the modules whose outputs are wanted
-        self.batch: int | None = None  # images at once, once that is known
+        # Statistics of the batch couple its images: then they are rendered one by one.
+        mixed = any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+            for module in self.model.modules()
+        )
+        self.batch: int | None = 1 if mixed else None  # images at once, once that is known
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
         self._fast: nn.Module | None = None  # the network as the ascent runs it
@@ -74,7 +93,7 @@ class Trunk:
 
     def __enter__(self) -> "Trunk":
         with contextlib.ExitStack() as stack:
-            self.net = self._network()
+            self.net = self._network(stack)
             stack.enter_context(frozen(self.net))
             modules = dict(self.net.named_modules(remove_duplicate=False))
             for name in self._order:
@@ -126,11 +145,18 @@ class Trunk:
         nets = [self.net] if self._fast is None else [self.net, self._fast]
         return [tensor for net in nets for tensor in (*net.parameters(), *net.buffers())]
 
-    def _network(self) -> nn.Module:
-        """The model, or a copy of it where its own weights do not serve."""
-        if self.dtype != torch.float64 and self.device == device_of(self.model):
+    def _network(self, stack: contextlib.ExitStack) -> nn.Module:
+        """The model, alone in use until `stack` ends, or a copy of it where its own weights do not serve."""
+        with _in_use(self.model):
+            weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
+            exact = torch.float64 in {self.dtype, *(weight.dtype for weight in weights)}
+            serves = self.device == device_of(self.model) and all(
+                not weight.is_inference() and (not exact or weight.dtype == self.dtype) for weight in weights
+            )
+            if not serves:
+                return copy_of(self.model).to(self.device, self.dtype if exact else None)
+            stack.enter_context(_in_use(self.model))
             return self.model
-        return copy_of(self.model).to(self.device, torch.float64 if self.dtype == torch.float64 else None)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def capture(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -164,23 +190,29 @@ class Trunk:
                 _until_reached(net, x)
         except FeatvizError:
             raise
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:
             if machine_failed(error):
                 raise
-            message = " ".join(str(error).split())[:200] or type(error).__name__
+            message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RenderError(
                 f"the network cannot take images of {' x '.join(map(str, size))} ({message}): "
-                "give a larger size, or the input_size that it was trained with."
+                "if it is the size, give a larger one or the input_size that it was trained with."
             ) from error
 
     def _prepared(self, x: Tensor, autocast: bool) -> nn.Module:
         """The network made fast at the first step; itself where it cannot be copied."""
         if self._fast is None:
-            wanted, self._captured = self._captured, {}
+            wanted = self._captured
+            probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
 
-            def run() -> None:
-                self._captured = {}
-                _until_reached(self.net, x)
+            def run(net: nn.Module, precise: bool) -> list[Tensor]:
+                captured = self._captured = {}
+                with (
+                    torch.no_grad(),
+                    torch.autocast(self.device.type, torch.bfloat16, enabled=autocast and not precise),
+                ):
+                    _until_reached(net, probe)
+                return list(captured.values())
 
             weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
             try:
@@ -200,16 +232,21 @@ class Trunk:
         if shape not in self._lines and not once:
             wanted = self._captured
 
-            def run(x: Tensor) -> tuple[Tensor, ...]:
-                captured = self._captured = {}
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                    _until_reached(net, x)
-                return tuple(captured[name] for name in self._order)
+            def running(net: nn.Module) -> Run:
+                def run(x: Tensor) -> tuple[Tensor, ...]:
+                    captured = self._captured = {}
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+                        _until_reached(net, x)
+                    return tuple(captured[name] for name in self._order)
 
+                return run
+
+            # What is traced may keep a tensor of its trace, which has no values.
+            run, traced = running(net), running(copy_of(net, {id(t): t for t in (*net.parameters(), *net.buffers())}))
             try:
-                line = straight_line(run, x, autocast) if fusing else None
+                line = straight_line(run, x, autocast, traced) if fusing else None
                 if self.config.compile:
-                    line = quickest([line or run, compiled_line(run, x, autocast)], x)
+                    line = quickest([line or run, compiled_line(run, x, autocast, traced)], x)
                 self._lines[shape] = None if line is run else line
             finally:
                 self._captured = wanted
@@ -225,29 +262,86 @@ def machine_failed(error: BaseException) -> bool:
     """Out of memory or a broken device: no fault of the image's size."""
     text = str(error)
     accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-    return isinstance(error, (torch.OutOfMemoryError, accelerator)) or "CUDA error" in text or "alloc" in text
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError, accelerator)) or "CUDA error" in text or "alloc" in text
+    )
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """A compiled network makes no module calls that a hook could see: the one within."""
+    return getattr(model, "_orig_mod", model)
+
+
+def ordinary_modes(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The function, in which gradients are computed and nothing is rounded, whatever modes of torch its caller is in."""
+
+    @functools.wraps(function)
+    def within(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with contextlib.ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device in ("cpu", "cuda", "mps"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return within
+
+
+@contextlib.contextmanager
+def _in_use(model: nn.Module) -> Iterator[None]:
+    """Threads that render one network do it one after the other: what hooks of one see must not come from the other."""
+    with _CLAIMS:
+        claim = _claimed.setdefault(model, threading.RLock())
+    with claim:
+        yield
+
+
+@contextlib.contextmanager
+def _without_fastpath() -> Iterator[None]:
+    """Attention without the kernel that passes by the hooks of the modules within; a setting of the process."""
+    with _CLAIMS:
+        _fastpath.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _CLAIMS:
+            before = _fastpath.pop()
+            if not _fastpath:
+                torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without weight gradients; every training flag and requires_grad comes back, whatever
+    """Eval mode without weight gradients; every training flag, requires_grad and buffer comes back, whatever
     happens.
     """
     training = [(module, module.training) for module in model.modules()]
     wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        model.eval()
-        for weight, _ in wanted:
-            weight.requires_grad_(False)
-        torch.backends.mha.set_fastpath_enabled(False)  # it passes by the hooks of the modules within
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, flag in training:
-            module.training = flag
-        for weight, flag in wanted:
-            weight.requires_grad_(flag)
+    buffers = [
+        (module, name, buffer, None if buffer.is_inference() else (buffer._version, buffer.detach().clone()))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    with _without_fastpath():
+        try:
+            model.eval()
+            for weight, _ in wanted:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for module, flag in training:
+                module.training = flag
+            for weight, flag in wanted:
+                weight.requires_grad_(flag)
+            with torch.no_grad():
+                for module, name, buffer, before in buffers:
+                    module._buffers[name] = buffer
+                    if before is not None and buffer._version != before[0]:
+                        buffer.copy_(before[1])
 
 
 def first_tensor(output: Any) -> Tensor | None:
