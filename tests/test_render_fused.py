@@ -12,9 +12,11 @@ import featviz
 from featviz.config import RenderConfig
 from featviz.picture.fused import FusedConvolution, fuse_convolutions
 from featviz.picture.phases import Phases
+from featviz.picture.products import join_products
 from featviz.picture.straight import _written_down, straight_line
 from featviz.picture.trunk import Trunk
 
+aten = torch.ops.aten
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
 
@@ -85,6 +87,25 @@ def test_phases_give_the_input_gradient_of_a_strided_convolution(kernel, stride,
     phases = Phases(weight, stride, (padding, padding), x.shape)
     found = phases.together(F.conv2d(gradient, phases.weight, None, 1, phases.padding))
     torch.testing.assert_close(found, expected)
+
+
+def test_a_linear_layer_on_tokens_in_another_order_does_not_copy_its_weights():
+    linear = seeded(lambda: nn.Linear(6, 4)).requires_grad_(False)
+    other = torch.randn(5, 6, 4)
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        tokens = x.transpose(0, 1)  # (token, image, feature)
+        return linear(tokens), tokens @ other
+
+    x = torch.randn(3, 5, 6, requires_grad=True)
+    line = join_products(_written_down(run, x))
+    assert [
+        len(line.graph.find_nodes(op="call_function", target=op)) for op in (aten.mm.default, aten.bmm.default)
+    ] == [1, 1]
+    found = [(out.detach(), torch.autograd.grad(out.sum(), x)[0]) for way in (line, run) for out in way(x)]
+    for (ours, pulled), (theirs, expected) in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(pulled, expected)
 
 
 def test_the_stem_of_a_resnet_goes_by_phases():

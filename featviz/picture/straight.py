@@ -1,7 +1,7 @@
 """A network as the straight line of ATen operators that it runs for images of one size.
 
 function of images, images -> `fx.GraphModule` that computes the same without the network's Python: what can be rewritten
-(`fused.py`) or compiled. A line is for one shape; a network that decides by values (`if x.mean() > 0`) has none.
+(`fused.py`, `products.py`) or compiled. A line is for one shape; a network that decides by values (`if x.mean() > 0`) has none.
 """
 
 import time
@@ -15,19 +15,20 @@ from torch.overrides import TorchFunctionMode
 
 from featviz.errors import RenderError
 from featviz.picture.fused import fuse_convolutions
+from featviz.picture.products import join_products
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 RUNS = 5  # of which the quickest counts
 
 
 def straight_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None) -> Run | None:
-    """`run` for images of x's shape with its convolutions fused; None where it cannot be written down or is not the same.
+    """`run` for images of x's shape rewritten; None where it cannot be written down or is not the same.
 
     The line is compared with `run` on x upside down, of which `run` sees the first and the last image alone: outputs and
     gradient within rounding. `traced` is the same on a copy of the network, which is used up.
     """
     try:
-        line = _reshaping(fuse_convolutions(_written_down(traced or run, x)))
+        line = _reshaping(fuse_convolutions(join_products(_written_down(traced or run, x))))
         return line if _same(run, line, x.detach().flip(2), autocast) else None
     except torch.OutOfMemoryError:
         raise
@@ -42,7 +43,7 @@ def compiled_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None
         RenderError: it cannot be compiled here, or computes something else.
     """
     try:
-        line = torch.compile(_reshaping(_written_down(traced or run, x)), dynamic=False)
+        line = torch.compile(_reshaping(join_products(_written_down(traced or run, x))), dynamic=False)
         same = _same(run, line, x.detach().flip(2), autocast)
     except torch.OutOfMemoryError:
         raise
