@@ -75,6 +75,26 @@ def test_a_line_computes_what_its_network_does(name, side):
         torch.testing.assert_close(g, e, rtol=1e-3, atol=2e-5 * float(e.detach().abs().max()))
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("side", [9, 14, 16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"), [(3, 2, 1, 1), (5, 2, 2, 1), (3, 2, 0, 1), (3, 3, 2, 2), (4, 3, 1, 1)]
+)
+def test_a_strided_depthwise_convolution_in_bfloat16_has_its_gradient(kernel, stride, padding, dilation, side):
+    weight = torch.randn(16, 1, kernel, kernel).bfloat16()
+    x = torch.randn(2, 16, side, side + 3).bfloat16().requires_grad_()
+    geometry = [stride] * 2, [padding] * 2, [dilation] * 2, 16
+    fused = FusedConvolution(x.shape, weight, None, geometry, relu=False)
+    assert fused.between is not None
+    exact = x.detach().double().requires_grad_()
+    expected = F.conv2d(exact, weight.double(), None, *geometry)
+    pull = torch.randn_like(expected).bfloat16()
+    found = fused(x)
+    pairs = [(found, expected), (torch.autograd.grad(y, v, pull.to(y))[0] for y, v in ((found, x), (expected, exact)))]
+    for ours, theirs in pairs:
+        assert (ours.double() - theirs).norm() < 1e-2 * theirs.norm()
+
+
 @pytest.mark.parametrize("side", [8, 16, 19])
 @pytest.mark.parametrize("padding", [0, 2, 3, 7])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (4, 2), (4, 4), (3, 4), (5, 3), (8, 2)])

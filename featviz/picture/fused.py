@@ -51,20 +51,20 @@ class FusedConvolution(nn.Module):
         self.forward_weight = _laid_out(weight, self.padding, self.stride, self.dilation, self.groups, size)
         kernel = weight.shape[2:]
         self.back_padding = [d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True)]
-        self.back_weight = self.phases = None
+        self.back_weight = self.phases = self.between = None
         point = all(k == 1 for k in kernel) and not any(self.padding)
+        turned = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+        given = [size[0], weight.shape[0], *_reached(size[2:], kernel, self.stride, self.padding, self.dilation)]
         if has_phases(weight, self.stride, self.dilation, self.groups):
             self.phases = Phases(weight, self.stride[0], self.padding, size)
             turned, self.back_padding = self.phases.weight, self.phases.padding
         elif point or (all(s == 1 for s in self.stride) and min(self.back_padding) >= 0):
-            turned = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+            pass
+        elif weight.shape[1] == 1 and weight.dtype == torch.bfloat16 and min(self.back_padding) >= 0:
+            # Depthwise and strided: oneDNN has no fast kernel, and zeros in between cost little.
+            given[2:] = self.between = _reached(size[2:], kernel, [1, 1], self.padding, self.dilation)
         else:
             return
-        reached = [
-            (h + 2 * p - d * (k - 1) - 1) // s + 1
-            for h, p, d, k, s in zip(size[2:], self.padding, self.dilation, kernel, self.stride, strict=True)
-        ]
-        given = [size[0], weight.shape[0], *reached]
         self.back_weight = _laid_out(turned, self.back_padding, [1, 1], self.dilation, self.groups, given)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -83,19 +83,39 @@ class FusedConvolution(nn.Module):
         """The gradient with respect to the input of that size."""
         if self.back_weight is not None:
             geometry = (self.back_padding, [1, 1], self.dilation, self.groups)
+            if self.between is not None:
+                gradient = self._spread(gradient, [*gradient.shape[:2], *self.between])
             small = torch.ops.mkldnn._convolution_pointwise(gradient, self.back_weight, None, *geometry, "none", [], "")
             if self.phases is not None:
                 return self.phases.together(small)
             if tuple(small.shape) == tuple(size):
                 return small
-            spread = _empty(size, gradient.dtype).zero_()  # a 1x1 kernel reads every stride-th pixel only
-            spread[:, :, :: self.stride[0], :: self.stride[1]] = small
-            return spread
+            return self._spread(small, size)  # a 1x1 kernel reads every stride-th pixel only
         x = _empty(size, gradient.dtype)  # only its layout is read
         return aten.convolution_backward(
             gradient, x, self.weight, None, self.stride, self.padding, self.dilation, False, [0, 0], self.groups,
             [True, False, False],
         )[0]  # fmt: skip
+
+    def _spread(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """x at every stride-th pixel of an image of that size, zeros in between."""
+        spread = _empty(size, x.dtype).zero_()
+        spread[:, :, :: self.stride[0], :: self.stride[1]] = x
+        return spread
+
+
+def _reached(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Height and width of a convolution's output."""
+    return [
+        (h + 2 * p - d * (k - 1) - 1) // s + 1
+        for h, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
 
 
 def _empty(size: Sequence[int], dtype: torch.dtype) -> Tensor:
