@@ -1,6 +1,9 @@
 """Every default of featviz: frozen dataclasses of plain values (no torch), from which the command line is made too."""
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from featviz.errors import AlignmentError, RenderError
 
@@ -46,9 +49,13 @@ class RenderConfig:
     def __post_init__(self) -> None:
         for name in ("size", "input_size"):
             value = getattr(self, name)
-            sides = value if isinstance(value, tuple) else (value, value)
-            if value is not None and (len(sides) != 2 or any(not _is(s, int) or s < 1 for s in sides)):
+            if value is None and name == "input_size":
+                continue
+            sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+            whole = [_number(side, int) for side in sides]
+            if len(whole) != 2 or any(side is None or side < 1 for side in whole):
                 raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
+            self._set(name, tuple(whole) if isinstance(value, (tuple, list)) else whole[0])
         choices = {
             "parameterization": ("fourier", "pixel", "maco"),
             "schedule": ("constant", "cosine"),
@@ -60,15 +67,22 @@ class RenderConfig:
                 raise RenderError(f"{name} is {getattr(self, name)!r}: use one of {', '.join(allowed)}.")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if value is not None and not _numbers(value):
-                raise RenderError(f"{name} is {value!r}: give a tuple of finite numbers, one per channel, or None.")
-        profile = self.profile
-        if profile is not None and not (_numbers(profile) and len(profile) > 1 and min(profile) >= 0):
-            raise RenderError("profile holds no magnitudes: give two or more numbers of 0 or more, or None.")
-        rows = self.color if isinstance(self.color, (tuple, list)) else ()
-        matrix = len(rows) == 3 and all(_numbers(row) and len(row) == 3 for row in rows)
-        if self.color is not None and not matrix and not (isinstance(self.color, str) and self.color == "imagenet"):
+            if value is not None:
+                if _numbers(value) is None:
+                    raise RenderError(f"{name} is {value!r}: give finite numbers, one per channel, or None.")
+                self._set(name, _numbers(value))
+        if self.profile is not None:
+            profile = _numbers(self.profile)
+            if profile is None or len(profile) < 2 or min(profile) < 0:
+                raise RenderError("profile holds no magnitudes: give two or more numbers of 0 or more, or None.")
+            self._set("profile", profile)
+        if isinstance(self.color, str) and self.color != "imagenet":
             raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
+        if self.color is not None and not isinstance(self.color, str):
+            rows = [_numbers(row) for row in self.color] if isinstance(self.color, Iterable) else []
+            if len(rows) != 3 or any(row is None or len(row) != 3 for row in rows):
+                raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
+            self._set("color", tuple(rows))
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
@@ -77,9 +91,14 @@ class RenderConfig:
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto")):
                 continue
-            if not _is(value, type(low)) or not low <= value <= high:
+            number = _number(value, type(low))
+            if number is None or not low <= number <= high:
                 whole = ", a whole number" if isinstance(low, int) else ""
                 raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}{whole}.")
+            self._set(name, number)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # a plain number, tuple or None in place of an array's
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -93,14 +112,20 @@ class RenderConfig:
         return size if isinstance(size, tuple) else (size, size)
 
 
-def _is(value: object, kind: type) -> bool:
-    """A number of that kind; a whole one serves for both, True and False for none."""
-    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+def _number(value: Any, kind: type) -> Any:
+    """A plain int or float, also from NumPy or torch; None where it is none: no text, no True, no 2.5 for an int."""
+    if isinstance(value, (bool, str, bytes)):
+        return None
+    try:
+        return operator.index(value) if kind is int else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
 
 
-def _numbers(values: object) -> bool:
-    """A tuple of finite numbers, one or more."""
-    return isinstance(values, (tuple, list)) and bool(values) and all(_is(v, float) and abs(v) < 1e300 for v in values)
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    """Finite numbers, one or more, from a tuple, list or array; None where they are none."""
+    found = [_number(value, float) for value in values] if isinstance(values, Iterable) else []
+    return tuple(found) if found and all(v is not None and abs(v) < 1e300 for v in found) else None
 
 
 PERMUTATIONS = ("weights", "activations", "inner", "sinkhorn", "identity", "random")  # methods that permute B

@@ -33,9 +33,15 @@ def copy_of(model: Network, shared: Mapping[int, object] | None = None) -> Netwo
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, copy.Error) as error:
-        reason = " ".join(str(error).split())[:200]
+        made = copy.deepcopy(model, memo)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
         ) from error
+    given = {id(value) for value in (shared or {}).values()}
+    own = {id(module) for module in model.modules()} - given
+    for name, module in made.named_modules():
+        if id(module) in own:
+            raise ModelError(f"the network cannot be copied: {name or 'it'} is its own deep copy.")
+    return made

@@ -32,6 +32,7 @@ from featviz.picture import (
     Trunk,
     ascend,
     channel,
+    in_turn,
     living_draw,
     must_fit,
     ordinary_modes,
@@ -191,13 +192,14 @@ def render_unit_triplet(
     model_a, model_b, merged = uncompiled(model_a), uncompiled(model_b), merged and uncompiled(merged)
     place = resolve_device(device, model_a)
     check_same_architecture(model_a, model_b)
-    alignment = _alignment(model_a, model_b, alignment, data, config)
-    layer, channels = _units(alignment, layer, units)
-    if merged is None:
-        merged = merge(model_a, model_b, alignment, data=data)
-    check_same_architecture(model_a, merged)
-    mixed, indexer = alignment.mixing is not None, alignment.indexer
-    subjects = (model_a, model_b if mixed else alignment.permute(model_b), merged)
+    with in_turn():
+        alignment = _alignment(model_a, model_b, alignment, data, config)
+        layer, channels = _units(alignment, layer, units)
+        if merged is None:
+            merged = merge(model_a, model_b, alignment, data=data)
+        check_same_architecture(model_a, merged)
+        mixed, indexer = alignment.mixing is not None, alignment.indexer
+        subjects = (model_a, model_b if mixed else alignment.permute(model_b), merged)
     for name, model in zip(SUBJECTS, subjects, strict=True):
         check_finite(model, name)
 

@@ -1,13 +1,17 @@
 """Whatever a caller's network does, and whatever mode of torch he is in, the images are the same and all comes back."""
 
+import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import featviz
+from featviz import render_unit_triplet
 from featviz.config import RenderConfig
 from featviz.errors import ModelError, RenderError
 from featviz.picture import Trunk, channel, diversity, neuron, render
@@ -70,17 +74,21 @@ def test_the_global_random_numbers_are_left_alone():
 
 
 class Counts(nn.Module):
-    """Buffers that every forward pass changes, one in place and one by another tensor."""
+    """Buffers that every forward pass changes: in place, by another tensor, behind autograd's back, with a graph, and anew."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
-        self.register_buffer("images", torch.zeros(()))
-        self.register_buffer("calls", torch.zeros(()))
+        for name in ("images", "calls", "data", "mean"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("later", None)
 
     def forward(self, x: Tensor) -> Tensor:
         self.images += len(x)
         self.calls = self.calls + 1
+        self.data.data += 1
+        self.mean += x.mean()
+        self.later = x.mean().detach()
         return self.conv(x)
 
 
@@ -90,7 +98,9 @@ def test_buffers_that_the_network_writes_come_back(config):
     own = model.images
     render(model, "conv", config)
     assert model.images is own
-    assert model.images == model.calls == 0
+    assert model.images == model.calls == model.data == model.mean == 0
+    assert not model.mean.requires_grad
+    assert model.later is None
 
 
 @pytest.mark.parametrize("rounds", range(2))
@@ -114,6 +124,46 @@ def test_threads_on_one_network_do_not_see_each_other(rounds):
     assert model.training
     assert all(weight.requires_grad for weight in model.parameters())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_threads_take_turns_whatever_the_order_and_the_parts_of_their_networks():
+    """Two triplets in opposite order, a render of one of their networks, and one of a network that shares its parts."""
+    first, second = (nn.Sequential(net(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).train() for _ in "ab")
+    for weight in second.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape)
+    alignment = featviz.align(first, second, torch.rand(1, 3, 12, 12))
+    merged = featviz.merge(first, second, alignment)
+    back = featviz.align(merged, second, torch.rand(1, 3, 12, 12))
+    short, failures = replace(CONFIG, steps=2), []
+    expected = render(nn.Sequential(*first[0], nn.ReLU()), "3", short).images
+
+    def repeat(work) -> None:
+        try:
+            for _ in range(6):
+                work()
+        except BaseException as error:
+            failures.append(error)
+
+    def triplet(a, c, found) -> None:
+        render_unit_triplet(a, second, "0.3", [0, 1], merged=c, alignment=found, config=short)
+
+    works = [
+        lambda: triplet(first, merged, alignment),
+        lambda: triplet(merged, first, back),
+        lambda: triplet(first, None, alignment),
+        lambda: render(second, "0.3", short),
+        lambda: same(render(nn.Sequential(*first[0], nn.ReLU()), "3", short).images, expected),
+    ]
+    threads = [threading.Thread(target=repeat, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures
+    for model in (first, second, merged):
+        assert model.training
+        assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_attention_is_fast_again_after_overlapping_trunks():
@@ -145,6 +195,44 @@ def test_what_a_network_keeps_is_not_the_shadow_of_a_trace(batch):
     torch.manual_seed(0)
     model = Keeps()
     same(render(model, "conv", replace(CONFIG, batch=batch)).images, render(model, "conv", EXACT).images)
+
+
+class Itself(nn.Sequential):
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        return self
+
+
+class Numbered(nn.Module):
+    """Finds its parts by what they are in memory: a copy of it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.after = {id(self.conv): nn.ReLU()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after[id(self.conv)](self.conv(x))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (lambda: nn.Sequential(Itself(*net()[:3]), nn.Conv2d(8, 4, 3)), "1"),
+        (Numbered, "labels"),
+        (lambda: torch.fx.symbolic_trace(net().eval()), "labels"),
+    ],
+)
+def test_what_has_no_good_copy_renders_as_it_is_and_stays_so(make, layer, precision):
+    torch.manual_seed(0)
+    model = make().eval()
+    x = torch.rand(2, 3, 12, 12)
+    before = model(x)
+    found = render(model, f"{layer}:0-3", replace(CONFIG, precision=precision))
+    assert not found.dead.all()
+    assert torch.equal(model(x), before)
+    with Trunk(model, (layer,), replace(CONFIG, precision=precision)) as trunk, torch.no_grad():
+        assert (trunk(x)[layer].float() - trunk(x, precise=True)[layer]).norm() < 2e-2 * before.norm()
 
 
 class Redirected(torch.autograd.Function):
@@ -263,12 +351,23 @@ def test_what_is_no_network_to_look_into_is_told_so(make, words):
         {"steps": 2.0}, {"restarts": 1.5}, {"batch": 2.5}, {"seed": 1.0}, {"size": True}, {"size": (16,)}, {"size": ()},
         {"input_size": (16,)}, {"mean": 0.5, "std": 0.5}, {"mean": (), "std": ()}, {"mean": ("a",) * 3, "std": (1.0,) * 3},
         {"mean": (float("nan"),) * 3, "std": (1.0,) * 3}, {"color": ((1, 0), (0, 1))}, {"color": 5},
-        {"profile": ("a", "b")}, {"profile": 5}, {"lr": True},
+        {"size": None}, {"profile": ("a", "b")}, {"profile": 5}, {"lr": True},
     ],
 )  # fmt: skip
 def test_a_value_of_nonsense_is_refused_by_name(wrong):
     with pytest.raises(RenderError, match=next(iter(wrong))):
         RenderConfig(**wrong)
+
+
+def test_numbers_of_numpy_and_torch_serve():
+    thirds = np.full(3, 0.5, np.float32)
+    config = RenderConfig(
+        size=np.int64(16), steps=np.int32(2), lr=np.float32(0.5), mean=thirds, std=torch.ones(3), color=np.eye(3)
+    )
+    assert config == RenderConfig(
+        size=16, steps=2, lr=0.5, mean=(0.5,) * 3, std=(1,) * 3, color=((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    )
+    assert json.dumps(asdict(config))
 
 
 def test_values_at_the_ends_of_their_ranges_render():

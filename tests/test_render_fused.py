@@ -128,6 +128,18 @@ def test_a_linear_layer_on_tokens_in_another_order_does_not_copy_its_weights():
         torch.testing.assert_close(pulled, expected)
 
 
+def test_copies_of_a_matrix_that_are_written_to_are_not_one():
+    weight = torch.randn(4, 6)
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        own = weight.expand(len(x), -1, -1).clone()
+        own[1:-1].mul_(2)
+        return (torch.bmm(x, own),)
+
+    x = torch.randn(3, 5, 4)
+    torch.testing.assert_close(join_products(_written_down(run, x))(x), run(x))
+
+
 def test_the_stem_of_a_resnet_goes_by_phases():
     net = torchvision.models.resnet18().eval().requires_grad_(False)
     line = straight_line(lambda x: (net.conv1(x),), torch.randn(1, 3, 32, 32), autocast=False)

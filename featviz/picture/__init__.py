@@ -20,7 +20,7 @@ from featviz.picture.robustness import warp
 from featviz.picture.single import layer_width, render, resolve_device
 from featviz.picture.spectrum import magnitude_profile
 from featviz.picture.statistics import input_channels, input_statistics
-from featviz.picture.trunk import Trunk, ordinary_modes, recorded_layers, resolve_layer, uncompiled
+from featviz.picture.trunk import Trunk, in_turn, ordinary_modes, recorded_layers, resolve_layer, uncompiled
 
 __all__ = [
     "IMAGENET_MATRIX",
@@ -41,6 +41,7 @@ __all__ = [
     "diversity",
     "draw",
     "from_callable",
+    "in_turn",
     "input_channels",
     "input_statistics",
     "layer_width",

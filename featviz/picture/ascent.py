@@ -334,7 +334,7 @@ def _plain_score(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
 def _score(
     trunk: Trunk, objective: Objective, images: Tensor, seen: Tensor, precise: bool = False, once: bool = False
 ) -> Tensor:
-    return objective.score(trunk(seen, images, precise, once).__getitem__)
+    return objective.score(trunk(seen, images, precise, once).__getitem__).to(trunk.dtype)
 
 
 def _steady_memory(trunk: Trunk) -> contextlib.AbstractContextManager[None]:

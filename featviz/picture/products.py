@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, aten.clone.default)
+VIEWS = (aten.view.default, aten.expand.default)
 
 
 def join_products(line: fx.GraphModule) -> fx.GraphModule:

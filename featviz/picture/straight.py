@@ -120,16 +120,19 @@ def _reshaping(line: fx.GraphModule) -> fx.GraphModule:
 
 
 def _pulled(run: Run, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Outputs, and the gradient of their sum with respect to x."""
+    """Outputs, and the gradient with respect to x of their sum with random weights, the same for every image."""
     y = x.clone().requires_grad_()
     outputs = tuple(run(y))
-    (gradient,) = torch.autograd.grad(torch.stack([out.float().sum() for out in outputs]).sum(), y)
+    random = torch.Generator().manual_seed(0)
+    weights = [torch.randn(out.shape[1:], generator=random).to(x.device) for out in outputs]
+    total = torch.stack([(out.float() * weight).sum() for out, weight in zip(outputs, weights, strict=True)]).sum()
+    (gradient,) = torch.autograd.grad(total, y)
     return [out.detach() for out in outputs], gradient
 
 
 def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
     """Outputs and gradient equal within rounding (relative, Euclidean)."""
-    tolerance = 5e-2 if autocast else 1e-4  # ReLUs that flip make the gradients rougher
+    tolerance, rough = (5e-2, 0.7) if autocast else (1e-4, 0.1)  # gradients: a ReLU or a maximum may fall the other way
     ends = sorted({0, len(x) - 1})
     (theirs, pulled), (ours, line_pulled) = _pulled(run, x[ends]), _pulled(line, x)
     if all(a.shape == (len(ends), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):
@@ -138,7 +141,7 @@ def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
         theirs, pulled = _pulled(run, x)
     if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
-    return _near(pulled, line_pulled, 10 * tolerance)
+    return _near(pulled, line_pulled, rough)
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:

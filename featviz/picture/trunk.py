@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ from featviz.picture.straight import Run, compiled_line, quickest, straight_line
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-_CLAIMS = threading.Lock()
-_claimed: WeakKeyDictionary[nn.Module, contextlib.AbstractContextManager[bool]] = WeakKeyDictionary()
+_TURN = threading.RLock()
+_SETTINGS = threading.Lock()
 _fastpath: list[bool] = []  # as it was when each trunk was opened
 
 
@@ -88,6 +87,7 @@ class Trunk:
         self.batch: int | None = 1 if mixed else None  # images at once, once that is known
         self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
         self._open: contextlib.ExitStack | None = None
+        self._thread = threading.get_ident()  # others may run the model, or a copy of it with our hooks
         self._fast: nn.Module | None = None  # the network as the ascent runs it
         self._lines: dict[tuple[int, ...], Run | None] = {}
 
@@ -146,22 +146,23 @@ class Trunk:
         return [tensor for net in nets for tensor in (*net.parameters(), *net.buffers())]
 
     def _network(self, stack: contextlib.ExitStack) -> nn.Module:
-        """The model, alone in use until `stack` ends, or a copy of it where its own weights do not serve."""
-        with _in_use(self.model):
+        """The model, until `stack` ends not in use by other threads, or a copy where its own weights do not serve."""
+        with in_turn():
             weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
-            exact = torch.float64 in {self.dtype, *(weight.dtype for weight in weights)}
-            serves = self.device == device_of(self.model) and all(
-                not weight.is_inference() and (not exact or weight.dtype == self.dtype) for weight in weights
-            )
-            if not serves:
-                return copy_of(self.model).to(self.device, self.dtype if exact else None)
-            stack.enter_context(_in_use(self.model))
+            doubles = [weight.dtype == torch.float64 for weight in weights]
+            exact = self.dtype == torch.float64
+            fits = all(doubles) if exact else not doubles or not all(doubles)
+            inference = any(tensor.is_inference() for tensor in (*self.model.parameters(), *self.model.buffers()))
+            if not fits or inference or self.device != device_of(self.model):
+                return copy_of(self.model).to(self.device, self.dtype if not fits else None)
+            stack.enter_context(in_turn())
             return self.model
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def capture(module: nn.Module, inputs: Any, output: Any) -> None:
             del module, inputs
-            if self._captured is None or name in self._captured:
+            elsewhere = threading.get_ident() != self._thread
+            if elsewhere or self._captured is None or name in self._captured:
                 return
             tensor = first_tensor(output)
             if tensor is None:
@@ -290,24 +291,22 @@ def ordinary_modes(function: Callable[Given, Result]) -> Callable[Given, Result]
 
 
 @contextlib.contextmanager
-def _in_use(model: nn.Module) -> Iterator[None]:
-    """Threads that render one network do it one after the other: what hooks of one see must not come from the other."""
-    with _CLAIMS:
-        claim = _claimed.setdefault(model, threading.RLock())
-    with claim:
+def in_turn() -> Iterator[None]:
+    """Threads that render networks as they are, or copy them, take turns: two networks may share parts."""
+    with _TURN:
         yield
 
 
 @contextlib.contextmanager
 def _without_fastpath() -> Iterator[None]:
     """Attention without the kernel that passes by the hooks of the modules within; a setting of the process."""
-    with _CLAIMS:
+    with _SETTINGS:
         _fastpath.append(torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        with _CLAIMS:
+        with _SETTINGS:
             before = _fastpath.pop()
             if not _fastpath:
                 torch.backends.mha.set_fastpath_enabled(before)
@@ -318,30 +317,34 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode without weight gradients; every training flag, requires_grad and buffer comes back, whatever
     happens.
     """
-    training = [(module, module.training) for module in model.modules()]
-    wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
-    buffers = [
-        (module, name, buffer, None if buffer.is_inference() else (buffer._version, buffer.detach().clone()))
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    modules, weights = list(model.modules()), list(model.parameters())
+    training = [module.training for module in modules]
+    wanted = [weight.requires_grad for weight in weights]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     with _without_fastpath():
         try:
             model.eval()
-            for weight, _ in wanted:
+            for weight in weights:
                 weight.requires_grad_(False)
             yield
         finally:
-            for module, flag in training:
+            for module, flag, own in zip(modules, training, buffers, strict=True):
                 module.training = flag
-            for weight, flag in wanted:
+                module._buffers.clear()
+                module._buffers.update(own)
+            for weight, flag in zip(weights, wanted, strict=True):
                 weight.requires_grad_(flag)
-            with torch.no_grad():
-                for module, name, buffer, before in buffers:
-                    module._buffers[name] = buffer
-                    if before is not None and buffer._version != before[0]:
-                        buffer.copy_(before[1])
+            for buffer, value in values:
+                _give_back(buffer, value)
+
+
+def _give_back(buffer: Tensor, value: Tensor) -> None:
+    with torch.no_grad(), contextlib.suppress(RuntimeError):  # of sparse tensors, or of memory that is written twice
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
+        if buffer.requires_grad and not buffer.is_leaf:
+            buffer.detach_()
 
 
 def first_tensor(output: Any) -> Tensor | None:
