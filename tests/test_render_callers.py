@@ -332,6 +332,7 @@ def test_a_network_that_fails_is_told_with_its_reason():
         render(Full(IndexError("no such part")), "labels:0", CONFIG)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("make", "words"),
     [

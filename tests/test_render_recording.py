@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import featviz
-from featviz.picture import ascent
+from featviz.picture import ascent, prepared
 from featviz.picture.ascent import Climb
 from featviz.picture.draw import Draw, draw
 from featviz.picture.objectives import channel
@@ -143,6 +143,7 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
     config = replace(CONFIG, **VARIANTS[variant] | {"precision": "float32"})
     place = torch.device("cuda", 0)
     monkeypatch.setattr(ascent, "Recorded", lambda work, device: work)
+    monkeypatch.setattr(prepared, "_same", lambda *args: True)  # done once, on values
     monkeypatch.setattr(ascent, "_gradient", lambda score, spectrum: score.sum() * spectrum.detach())
     given: list[Tensor] = []
     monkeypatch.setattr(torch, "_fused_adam_", lambda *args, **kwargs: given.extend(tree_leaves((args, kwargs))))

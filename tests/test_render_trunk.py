@@ -167,7 +167,7 @@ def test_a_layer_that_is_not_called_is_named(net):
 def test_a_size_that_the_network_cannot_take_is_said_with_the_remedy():
     model = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Conv2d(2, 2, 5))
     with (
-        pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger"),
+        pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger size"),
         Trunk(model, ("1",), RenderConfig(size=6, precision="float32")) as trunk,
     ):
         trunk(torch.rand(1, 3, 6, 6))

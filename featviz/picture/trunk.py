@@ -197,7 +197,7 @@ class Trunk:
             message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RenderError(
                 f"the network cannot take images of {' x '.join(map(str, size))} ({message}): "
-                "if it is the size, give a larger one or the input_size that it was trained with."
+                "give a larger size, or the input_size that it was trained with, if that is the reason."
             ) from error
 
     def _prepared(self, x: Tensor, autocast: bool) -> nn.Module:
