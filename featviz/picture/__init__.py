@@ -20,7 +20,8 @@ from featviz.picture.robustness import warp
 from featviz.picture.single import layer_width, render, resolve_device
 from featviz.picture.spectrum import magnitude_profile
 from featviz.picture.statistics import input_channels, input_statistics
-from featviz.picture.trunk import Trunk, in_turn, ordinary_modes, recorded_layers, resolve_layer, uncompiled
+from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.picture.untouched import in_turn, ordinary_modes
 
 __all__ = [
     "IMAGENET_MATRIX",

@@ -20,7 +20,8 @@ from featviz.picture.batching import must_fit
 from featviz.picture.objectives import Neuron, Objective, as_objective, channel, units_first
 from featviz.picture.receptive import at_receptive_field
 from featviz.picture.restart import living_draw, warn_of_dead
-from featviz.picture.trunk import Trunk, ordinary_modes, recorded_layers, resolve_layer, uncompiled
+from featviz.picture.trunk import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.picture.untouched import ordinary_modes
 from featviz.units import format_unit, parse_units
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
