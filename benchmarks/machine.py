@@ -11,10 +11,10 @@ import torch
 PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scipy", "torch-lucent", "horama")
 
 
-def machine(packages: tuple[str, ...] = PACKAGES) -> dict[str, object]:
+def machine() -> dict[str, object]:
     """Processor or GPU, threads, and versions of the packages that are installed."""
     versions = {}
-    for package in packages:
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """Every default of featviz: frozen dataclasses of plain values (no torch), from which the command line is made too."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,13 +76,11 @@ class RenderConfig:
             if profile is None or len(profile) < 2 or min(profile) < 0:
                 raise RenderError("profile holds no magnitudes: give two or more numbers of 0 or more, or None.")
             self._set("profile", profile)
-        if isinstance(self.color, str) and self.color != "imagenet":
-            raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
-        if self.color is not None and not isinstance(self.color, str):
-            rows = [_numbers(row) for row in self.color] if isinstance(self.color, Iterable) else []
-            if len(rows) != 3 or any(row is None or len(row) != 3 for row in rows):
+        if self.color is not None and not (isinstance(self.color, str) and self.color == "imagenet"):
+            rows = _each(self.color, _numbers)
+            if rows is None or [len(row) for row in rows] != [3, 3, 3]:
                 raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
-            self._set("color", tuple(rows))
+            self._set("color", rows)
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
@@ -124,8 +122,17 @@ def _number(value: Any, kind: type) -> Any:
 
 def _numbers(values: Any) -> tuple[float, ...] | None:
     """Finite numbers, one or more, from a tuple, list or array; None where they are none."""
-    found = [_number(value, float) for value in values] if isinstance(values, Iterable) else []
-    return tuple(found) if found and all(v is not None and abs(v) < 1e300 for v in found) else None
+    found = _each(values, lambda value: _number(value, float))
+    return found if found is not None and all(abs(v) < 1e300 for v in found) else None
+
+
+def _each(values: Any, read: Callable[[Any], Any]) -> tuple[Any, ...] | None:
+    """What is read from every one of them; None where there is none, or one that cannot be read."""
+    try:
+        found = tuple(read(value) for value in values)
+    except TypeError:
+        return None
+    return None if not found or None in found else found
 
 
 PERMUTATIONS = ("weights", "activations", "inner", "sinkhorn", "identity", "random")  # methods that permute B

@@ -189,7 +189,8 @@ def render_unit_triplet(
         AlignmentError: the alignment belongs to other models. RenderError: a size that the network cannot take.
         DeviceError: a device that is not there.
     """
-    model_a, model_b, merged = uncompiled(model_a), uncompiled(model_b), merged and uncompiled(merged)
+    model_a, model_b = uncompiled(model_a), uncompiled(model_b)
+    merged = None if merged is None else uncompiled(merged)
     place = resolve_device(device, model_a)
     check_same_architecture(model_a, model_b)
     with in_turn():

@@ -25,7 +25,7 @@ def net(*last: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), *last)
 
 
-def same(one: Tensor, other: Tensor) -> None:
+def assert_same(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_a_mode_of_the_caller_changes_nothing(mode):
     with mode():
         found = render(model, "3", CONFIG)
     assert not found.dead.any()
-    same(found.images, expected.images)
+    assert_same(found.images, expected.images)
     assert found.images.is_inference() is False
 
 
@@ -52,19 +52,19 @@ def test_a_mode_of_the_caller_changes_nothing(mode):
 def test_weights_in_float64_serve_every_precision(precision):
     config = replace(CONFIG, precision=precision)
     found = render(net().double(), "3", config)
-    same(found.images, render(net(), "3", config).images)
+    assert_same(found.images, render(net(), "3", config).images)
     assert found.images.dtype == torch.float32
 
 
 def test_weights_that_were_made_in_inference_mode_serve():
     with torch.inference_mode():
         model = net()
-    same(render(model, "3", CONFIG).images, render(net(), "3", CONFIG).images)
+    assert_same(render(model, "3", CONFIG).images, render(net(), "3", CONFIG).images)
 
 
 def test_units_of_a_compiled_network_are_named_as_those_within():
     model = net()
-    same(render(torch.compile(model), "3:1", CONFIG).images, render(model, "3:1", CONFIG).images)
+    assert_same(render(torch.compile(model), "3:1", CONFIG).images, render(model, "3:1", CONFIG).images)
 
 
 def test_the_global_random_numbers_are_left_alone():
@@ -120,7 +120,7 @@ def test_threads_on_one_network_do_not_see_each_other(rounds):
     for thread in threads:
         thread.join()
     for number, images in enumerate(expected):
-        same(found[number], images)
+        assert_same(found[number], images)
     assert model.training
     assert all(weight.requires_grad for weight in model.parameters())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -152,7 +152,7 @@ def test_threads_take_turns_whatever_the_order_and_the_parts_of_their_networks()
         lambda: triplet(merged, first, back),
         lambda: triplet(first, None, alignment),
         lambda: render(second, "0.3", short),
-        lambda: same(render(nn.Sequential(*first[0], nn.ReLU()), "3", short).images, expected),
+        lambda: assert_same(render(nn.Sequential(*first[0], nn.ReLU()), "3", short).images, expected),
     ]
     threads = [threading.Thread(target=repeat, args=(work,), daemon=True) for work in works]
     for thread in threads:
@@ -194,7 +194,7 @@ class Keeps(nn.Module):
 def test_what_a_network_keeps_is_not_the_shadow_of_a_trace(batch):
     torch.manual_seed(0)
     model = Keeps()
-    same(render(model, "conv", replace(CONFIG, batch=batch)).images, render(model, "conv", EXACT).images)
+    assert_same(render(model, "conv", replace(CONFIG, batch=batch)).images, render(model, "conv", EXACT).images)
 
 
 class Itself(nn.Sequential):
@@ -292,11 +292,11 @@ def test_a_gradient_of_its_own_is_that_of_the_ascent(name, precision):
 def test_an_objective_renders_its_unit_as_it_would_alone_and_by_name(objective):
     model = net()
     there, back = (render(model, objective("3", units), EXACT).images for units in ([0, 1], [1, 0]))
-    same(there, back.flip(0))
-    same(there[1:], render(model, objective("3", 1), EXACT).images)
+    assert_same(there, back.flip(0))
+    assert_same(there[1:], render(model, objective("3", 1), EXACT).images)
     if objective is channel:
-        same(there, render(model, "3:0-1", EXACT).images)
-        same(there, render(model, 1 * objective("3", [0, 1]) + 0, EXACT).images)
+        assert_same(there, render(model, "3:0-1", EXACT).images)
+        assert_same(there, render(model, 1 * objective("3", [0, 1]) + 0, EXACT).images)
 
 
 def test_a_unit_that_is_asked_for_again_gets_another_start():
@@ -307,7 +307,7 @@ def test_a_unit_that_is_asked_for_again_gets_another_start():
 def test_statistics_of_the_batch_do_not_couple_its_images():
     model = net()
     model[1] = nn.BatchNorm2d(8, track_running_stats=False)
-    same(render(model, "3", replace(EXACT, batch=4)).images, render(model, "3", replace(EXACT, batch=1)).images)
+    assert_same(render(model, "3", replace(EXACT, batch=4)).images, render(model, "3", replace(EXACT, batch=1)).images)
 
 
 class Full(nn.Module):
@@ -352,6 +352,7 @@ def test_what_is_no_network_to_look_into_is_told_so(make, words):
         {"steps": 2.0}, {"restarts": 1.5}, {"batch": 2.5}, {"seed": 1.0}, {"size": True}, {"size": (16,)}, {"size": ()},
         {"input_size": (16,)}, {"mean": 0.5, "std": 0.5}, {"mean": (), "std": ()}, {"mean": ("a",) * 3, "std": (1.0,) * 3},
         {"mean": (float("nan"),) * 3, "std": (1.0,) * 3}, {"color": ((1, 0), (0, 1))}, {"color": 5},
+        {"color": np.eye(2)}, {"mean": np.array(0.5), "std": np.array(0.5)},
         {"size": None}, {"profile": ("a", "b")}, {"profile": 5}, {"lr": True},
     ],
 )  # fmt: skip

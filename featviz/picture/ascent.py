@@ -177,7 +177,7 @@ class Climb:
         self._rate = torch.zeros((), **kind)
         fused = on_cuda or trunk.device.type == "cpu"
         self._adam = torch.optim.Adam(
-            [self._painter.spectrum], betas=(float(config.beta1), 0.999), maximize=True, fused=fused, capturable=on_cuda
+            [self._painter.spectrum], betas=(config.beta1, 0.999), maximize=True, fused=fused, capturable=on_cuda
         )
         self._adam.param_groups[0]["lr"] = self._rate
         self._matrices = sampling_matrices(draw.tape, config.canvas).to(trunk.device, trunk.dtype)

@@ -50,6 +50,8 @@ def prepared(net: nn.Module, run: Run, keep: Iterable[str], dtype: torch.dtype) 
                 setattr(module, name, _converted(tensor, dtype))
     try:
         run(made, False)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a part of the network switches autocast off, or reads the type of a weight
         made = _folded(net, pairs)
     return made
@@ -106,7 +108,7 @@ def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[st
     outputs: dict[int, str] = {}
     alive: list[Tensor] = []  # an id is a name only while the tensor lives
     pairs: dict[str, str] = {}
-    weights = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    weights = {id(t) for t in (*net.parameters(), *net.buffers())}
     uses: Counter[int] = Counter()
     looks = []
 

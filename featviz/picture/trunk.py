@@ -44,7 +44,7 @@ class Trunk:
 
     Raises:
         UnitError: a layer that the network does not have or does not call; the nearest names are given.
-        ModelError: a layer whose output holds no tensor.
+        ModelError: a layer whose output holds no tensor; a network that is scripted, or whose weights are lazy.
         RenderError: a network that cannot take the image size.
     """
 
@@ -236,9 +236,9 @@ class Trunk:
 
                 return run
 
-            # What is traced may keep a tensor of its trace, which has no values.
-            run, traced = running(net), running(copy_of(net, {id(t): t for t in (*net.parameters(), *net.buffers())}))
+            run, shared = running(net), {id(t): t for t in (*net.parameters(), *net.buffers())}
             try:
+                traced = running(copy_of(net, shared))  # it may keep a tensor of its trace, which has no values
                 line = straight_line(run, x, autocast, traced) if fusing else None
                 if self.config.compile:
                     line = quickest([line or run, compiled_line(run, x, autocast, traced)], x)
