@@ -27,10 +27,10 @@ from machine import report
 from tqdm import tqdm
 
 import featviz
-from featviz.algebra.discovery import private_copy
-from featviz.algebra.groups import PermutationGroups
-from featviz.algebra.permutation import random_permutations
-from featviz.algebra.verification import randomise_constants, relative_error
+from featviz.symmetry.discovery import private_copy
+from featviz.symmetry.groups import PermutationGroups
+from featviz.symmetry.permute import random_permutations
+from featviz.symmetry.verification import randomise_constants, relative_error
 
 # Network -> input side.
 NETWORKS = {

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import RenderConfig
-from featviz.picture.ascent import score_images
-from featviz.picture.objectives import channel
-from featviz.picture.statistics import input_statistics
-from featviz.picture.trunk import Trunk
+from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.input_normalization import input_statistics
+from featviz.rendering.objectives import channel
+from featviz.rendering.optimize.loop import score_images
 
 HEAD = (
     "| network, layer | lucent, s per image | featviz, s per image | faster | activation (lucent = 1) | lowest | gray |"

@@ -20,9 +20,9 @@ from machine import report
 from tqdm import tqdm
 
 import featviz
-from featviz.picture.batching import batch_size, image_bytes
-from featviz.picture.objectives import channel
-from featviz.picture.trunk import Trunk
+from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.objectives import channel
+from featviz.rendering.optimize.batching import batch_size, image_bytes
 
 HEAD = "| budget, GiB | images at once | planned per image, MiB | peak, GiB | of the budget |"
 

@@ -21,10 +21,10 @@ from torch import nn
 from tqdm import tqdm
 
 import featviz
-from featviz.architectures import build
 from featviz.checkpoints import load_into
 from featviz.config import METHODS_ON_DATA
 from featviz.merging.repair import has_batchnorm
+from featviz.networks import build
 
 
 def load(

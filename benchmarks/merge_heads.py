@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import METHODS_ON_DATA
-from featviz.merging.partial import tensors_until
+from featviz.merging.heads import tensors_until
 
 HEAD = "| merged until | matching | merged | with A's head | with B's head | both heads |"
 NAMES = {"weights": "weights", "activations": "activations", "zipit": "ZipIt", "cca": "CCA"}

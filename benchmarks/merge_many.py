@@ -17,7 +17,7 @@ from machine import machine
 from merge_accuracy import load
 
 import featviz
-from featviz.algebra.many import METHODS
+from featviz.matching.multi_network import METHODS
 
 
 def exact(alignment: featviz.ManyAlignment) -> bool:

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import RenderConfig
-from featviz.picture.ascent import score_images
-from featviz.picture.objectives import channel
-from featviz.picture.statistics import input_statistics
-from featviz.picture.trunk import Trunk
+from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.input_normalization import input_statistics
+from featviz.rendering.objectives import channel
+from featviz.rendering.optimize.loop import score_images
 
 HEAD = "| 64 px | steps | activation (lucent's longest = 1) | images that reach lucent's | gray | beside float32 | seconds |"
 LAYERS = ("layer2.1.bn1", "layer3.1.bn1")

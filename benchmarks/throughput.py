@@ -33,9 +33,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from tqdm import tqdm
 
 import featviz
-from featviz.bench import bare_trunk
-from featviz.picture.trunk import resolve_precision
-from featviz.plots import COLORS
+from featviz.gallery.plots import COLORS
+from featviz.rendering.network.feature_extractor import resolve_precision
+from featviz.rendering.throughput import bare_trunk
 
 HEAD = (
     "| network, layer | lucent | lucent, batched | Horama | featviz | bare trunk | over lucent | over batched "

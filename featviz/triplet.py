@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from featviz.algebra.alignment import Alignment, align
-from featviz.algebra.indexer import UnitMatch, UnitMix, finite
-from featviz.batches import Data
 from featviz.checkpoints import check_finite, check_same_architecture
 from featviz.config import RenderConfig
+from featviz.data import Data
 from featviz.files import write_atomically
 from featviz.gallery.grid import Cell, Row, grid, save_png
+from featviz.matching.alignment import Alignment, align
+from featviz.matching.indexer import UnitMatch, UnitMix, finite
 from featviz.merging.average import merge
-from featviz.picture import (
+from featviz.rendering import (
     Objective,
     Renderings,
     Trunk,
@@ -41,7 +41,7 @@ from featviz.picture import (
     uncompiled,
     warn_of_dead,
 )
-from featviz.picture.statistics import input_channels
+from featviz.rendering.network.input_normalization import input_channels
 from featviz.units import format_unit, parse_units
 
 SUBJECTS = ("A", "B'", "merged")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from featviz.images import ImageFolderBatches
+from featviz.data import ImageFolderBatches
 
 
 def some_batches(cifar: Path, model: nn.Module, count: int, part: str = "train") -> ImageFolderBatches:

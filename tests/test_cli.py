@@ -393,7 +393,7 @@ def test_a_mistake_has_no_traceback_and_exit_code_2_in_a_shell(tmp_path):
 
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
-    from featviz.algebra import alignment
+    from featviz.matching import alignment
 
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
@@ -406,7 +406,7 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
 
 
 def test_a_warning_is_a_line_and_not_a_stack(here, monkeypatch, tmp_path, capsys):
-    from featviz.algebra import alignment
+    from featviz.matching import alignment
 
     original = alignment.align
 

@@ -7,8 +7,8 @@ from networks import TinyCNN, seeded
 from torch import nn
 
 import featviz
-from featviz.copies import copy_of
 from featviz.errors import ModelError
+from featviz.isolation import copy_of
 
 
 def test_a_network_with_lucents_hooks_is_copied_aligned_and_rendered():

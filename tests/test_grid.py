@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from featviz.errors import OutputError
+from featviz.gallery.captions import Lettering, printable
 from featviz.gallery.grid import Cell, Row, grid, save_png
-from featviz.gallery.lettering import Lettering, printable
 
 LONG = "features.denseblock3.denselayer24.conv2:1023 and averyveryverylongwordwithoutanybreakwhatsoeverinitsbody"
 

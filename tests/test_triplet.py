@@ -14,7 +14,7 @@ from torch import nn
 import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError, DeviceError, ModelError, RenderError, UnitError
-from featviz.picture import Trunk, ascend, channel, draw
+from featviz.rendering import Trunk, ascend, channel, draw
 
 CONFIG = featviz.RenderConfig(size=12, steps=4, precision="float64")
 

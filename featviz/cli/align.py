@@ -72,9 +72,9 @@ def run(args: Namespace) -> None:
         raise AlignmentError(f"--method {args.method} has no permutations for {args.out}: give a .safetensors file.")
     options = AlignConfig(alpha=args.alpha, beta=args.beta, gamma=args.gamma, entropy=args.entropy)
     check_writable(args.out)
-    from featviz.algebra.alignment import align
     from featviz.cli import inputs
-    from featviz.exchange import write_permutations
+    from featviz.matching.alignment import align
+    from featviz.matching.exchange import write_permutations
 
     model_a, model_b = inputs.pair(args)
     data = None if args.data is None else inputs.images(args, model_a, args.size)

@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
         raise DataError(
             f"--repair {args.repair} measures statistics on images: give --repair-data FOLDER, or --repair none."
         )
-    from featviz.plots import check_plottable, plot_barriers
+    from featviz.gallery.plots import check_plottable, plot_barriers
 
     if args.out is not None:
         check_writable(args.out)
@@ -63,7 +63,7 @@ def run(args: Namespace) -> None:
         check_plottable(args.plot)
     from featviz.cli import inputs
     from featviz.merging.barrier import loss_barrier
-    from featviz.merging.baselines import MEANS, evaluate_ensemble
+    from featviz.merging.ensemble import MEANS, evaluate_ensemble
 
     model_a, model_b = inputs.pair(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)

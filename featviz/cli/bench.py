@@ -43,8 +43,8 @@ def run(args: Namespace) -> None:
     config = triplet.render_config(args)
     if args.out:
         check_writable(args.out)
-    from featviz.bench import throughput
     from featviz.cli import inputs
+    from featviz.rendering.throughput import throughput
 
     model = inputs.network(args, args.a)
     found = {}

@@ -51,10 +51,10 @@ def run(args: Namespace) -> None:
     places = {layer: picture(args.out, f"demo-{layer}") for layer in defaults.layers}
     for place in places.values():
         check_writable(place)
-    from featviz.algebra.alignment import load_alignment
     from featviz.cli import inputs
+    from featviz.matching.alignment import load_alignment
     from featviz.merging.average import merge
-    from featviz.picture.single import resolve_device
+    from featviz.rendering.render import resolve_device
     from featviz.triplet import render_unit_triplet
     from featviz.zoo import bundled_pair
 

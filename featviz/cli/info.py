@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
-    from featviz.algebra.discovery import permutation_groups
     from featviz.cli import inputs
+    from featviz.symmetry.discovery import permutation_groups
 
     model = inputs.network(args, args.a)
     groups = permutation_groups(model, inputs.example_input(args, model, args.size))

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.algebra.alignment import Alignment, load_alignment
-from featviz.architectures import build
 from featviz.checkpoints import check_same_architecture, load_into
 from featviz.config import RenderConfig
+from featviz.data import ImageFolderBatches
 from featviz.errors import DataError
-from featviz.exchange import read_permutations
-from featviz.images import ImageFolderBatches
-from featviz.picture.single import resolve_device
-from featviz.picture.statistics import input_channels, input_statistics
+from featviz.matching.alignment import Alignment, load_alignment
+from featviz.matching.exchange import read_permutations
+from featviz.networks import build
+from featviz.rendering.network.input_normalization import input_channels, input_statistics
+from featviz.rendering.render import resolve_device
 
 
 def network(args: Namespace, path: Path | None) -> nn.Module:

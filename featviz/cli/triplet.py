@@ -107,8 +107,8 @@ def run(args: Namespace) -> None:
     asked = _by_layer(args.units)
     for layer in asked:
         check_writable(picture(args.out, layer))
-    from featviz.algebra.alignment import align
     from featviz.cli import inputs
+    from featviz.matching.alignment import align
     from featviz.merging.average import merge
     from featviz.triplet import render_unit_triplet
 

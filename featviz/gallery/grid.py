@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from featviz.errors import OutputError
 from featviz.files import write_atomically
-from featviz.gallery.lettering import Lettering
+from featviz.gallery.captions import Lettering
 
 SMALLEST = 160  # pixels of a cell's longer side, at least
 FEW = 24  # an image with a longer side of fewer pixels is shown pixel by pixel

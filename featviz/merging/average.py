@@ -2,7 +2,7 @@
 
     merged = (1 - weight) * A + weight * B'
 
-An alignment that combines units (ZipIt, CCA Merge, optimal transport) merges as `algebra/mixing.py` says.
+An alignment that combines units (ZipIt, CCA Merge, optimal transport) merges as `matching/linear/merge.py` says.
 Counters (`num_batches_tracked`) and other integer buffers are taken from A; an average of them has no meaning.
 """
 
@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from featviz.algebra.alignment import Alignment
-from featviz.algebra.mixing import layer_rows, mix_modules
-from featviz.batches import Data
 from featviz.config import REPAIRS, MergeConfig
-from featviz.copies import copy_of
+from featviz.data import Data
 from featviz.errors import AlignmentError
+from featviz.isolation import copy_of
+from featviz.matching.alignment import Alignment
+from featviz.matching.linear.merge import layer_rows, mix_modules
 from featviz.merging.repair import has_batchnorm, repair_channels, reset_batchnorm
 from featviz.tensors import named_tensors
 

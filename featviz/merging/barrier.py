@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz.algebra.alignment import Alignment
-from featviz.batches import Data, device_of
 from featviz.config import MergeConfig
+from featviz.data import Data, device_of
 from featviz.errors import AlignmentError
+from featviz.matching.alignment import Alignment
 from featviz.merging.average import merge
 
 

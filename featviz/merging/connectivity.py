@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featviz.algebra.activation_matching import Observer
-from featviz.algebra.groups import LayerUnits
-from featviz.batches import Data, device_of, inputs_of
+from featviz.data import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
+from featviz.matching.activations import Observer
+from featviz.symmetry.groups import LayerUnits
 
 Floats = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featviz.algebra.groups import LayerUnits
-from featviz.batches import Data, device_of, inputs_of
+from featviz.data import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
+from featviz.symmetry.groups import LayerUnits
 
 Progress = Callable[[int, int], None] | None
 

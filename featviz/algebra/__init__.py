@@ -1,1 +1,0 @@
-"""Which unit is which: permutation groups, matchings, alignments and the unit indexer."""

@@ -1,0 +1,1 @@
+"""Methods whose merged units combine several units: ZipIt, CCA Merge, optimal transport."""

@@ -1,0 +1,65 @@
+"""From a network and an objective to images by gradient ascent. Knows nothing of permutations."""
+
+from featviz.isolation import in_turn, ordinary_modes
+from featviz.rendering.image.color import IMAGENET_MATRIX, color_matrix, recorrelate
+from featviz.rendering.image.parameterizations import Fourier, Maco, Pixel, as_lucent_param, parameterization
+from featviz.rendering.image.seeding import Draw, draw
+from featviz.rendering.image.spectrum import magnitude_profile
+from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.rendering.network.input_normalization import input_channels, input_statistics
+from featviz.rendering.objectives import (
+    Objective,
+    channel,
+    deepdream,
+    direction,
+    diversity,
+    from_callable,
+    logit,
+    neuron,
+)
+from featviz.rendering.optimize.batching import must_fit
+from featviz.rendering.optimize.loop import Renderings, alive, ascend, score_images
+from featviz.rendering.optimize.restarts import living_draw, warn_of_dead
+from featviz.rendering.render import layer_width, render, resolve_device
+from featviz.rendering.robustness.warps import warp
+
+__all__ = [
+    "IMAGENET_MATRIX",
+    "Draw",
+    "Fourier",
+    "Maco",
+    "Objective",
+    "Pixel",
+    "Renderings",
+    "Trunk",
+    "alive",
+    "as_lucent_param",
+    "ascend",
+    "channel",
+    "color_matrix",
+    "deepdream",
+    "direction",
+    "diversity",
+    "draw",
+    "from_callable",
+    "in_turn",
+    "input_channels",
+    "input_statistics",
+    "layer_width",
+    "living_draw",
+    "logit",
+    "magnitude_profile",
+    "must_fit",
+    "neuron",
+    "ordinary_modes",
+    "parameterization",
+    "recorded_layers",
+    "recorrelate",
+    "render",
+    "resolve_device",
+    "resolve_layer",
+    "score_images",
+    "uncompiled",
+    "warn_of_dead",
+    "warp",
+]

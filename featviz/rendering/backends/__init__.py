@@ -1,0 +1,1 @@
+"""How activation and input gradient are computed: folded norms, traced graph and its rewrites, CUDA graph."""

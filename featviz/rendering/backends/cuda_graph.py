@@ -1,0 +1,57 @@
+"""A step recorded as a CUDA graph: hundreds of kernels are launched at once, by the device, instead of one by one from Python.
+
+A network of 100 layers launches some 600 kernels a step; where images are small, the launches take longer than the work. A
+graph replays the very kernels on the very memory that it was recorded with, so a step has to read what changes (its number, its
+warp, its learning rate) from the device, and must leave nothing to Python: `ascent.py` keeps to that, and a test on the CPU
+replays its operators in this manner.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from featviz.rendering.optimize.batching import out_of_memory
+
+WARM = 3  # calls before the recording: libraries choose their kernels, what is made once is made
+
+
+class Recorded:
+    """`work`, called, from its fourth call on replayed; where it cannot be recorded it goes on as it is, with a warning.
+
+    Args:
+        work: reads and writes the same tensors in every call; everything runs on `device`.
+        device: a CUDA device.
+    """
+
+    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._stream = torch.cuda.Stream(device)
+        self._warm = 0
+        self._settled: Callable[[], None] | None = None  # the graph, or the work itself
+
+    def __call__(self) -> None:
+        if self._settled is None and self._warm == WARM:
+            self._settled = self._record()
+        if self._settled is not None:
+            self._settled()
+            return
+        here = torch.cuda.current_stream(self._device)  # a recording asks for warm calls on a stream of its own
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            self._work()
+        here.wait_stream(self._stream)
+        self._warm += 1
+
+    def _record(self) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
+                self._work()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:120]
+            warnings.warn(f"the step cannot be recorded as a CUDA graph ({reason}): it runs as it is.", stacklevel=2)
+            return self._work
+        return graph.replay

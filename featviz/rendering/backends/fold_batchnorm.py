@@ -1,0 +1,169 @@
+"""A network made ready for hundreds of steps: a private copy that computes the same for less.
+
+network, one forward pass -> copy, in eval mode, whose weights take no gradient: BatchNorms folded into the convolutions
+before them, weights of convolutions and linear layers in the precision and the memory layout of the run (autocast would
+convert frozen weights anew at every step). What is not converted shares its memory with the network.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from featviz.errors import ModelError
+from featviz.isolation import copy_of
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Run = Callable[[nn.Module, bool], Sequence[Tensor]]
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def prepared(net: nn.Module, run: Run, keep: Iterable[str], dtype: torch.dtype) -> nn.Module:
+    """The copy; what cannot be shown to compute the same stays as it is.
+
+    Args:
+        net: in eval mode; left as it is.
+        run: one forward pass through a network, as far as it will be needed -> what it is needed for; at full precision
+            (True) or in that of the run (False).
+        keep: names of modules whose output must stay what it is.
+        dtype: of the weights of convolutions and linear layers.
+
+    Raises:
+        ModelError: the network cannot be copied, or its copy computes something else.
+    """
+    theirs: list[Tensor] = []
+    pairs = foldable(net, lambda: theirs.extend(run(net, True)), set(keep))
+    made = _folded(net, pairs)
+    if not _same(theirs, run, made):  # what it calls is not all in its copy
+        pairs, made = {}, _folded(net, {})
+        if not _same(theirs, run, made):
+            raise ModelError("a copy of the network computes something else: remove what ties it to the original.")
+    for module in made.modules():
+        if type(module) in (*CONVOLUTIONS, nn.Linear):
+            for name, tensor in dict(module.named_parameters(recurse=False)).items():
+                setattr(module, name, _converted(tensor, dtype))
+    try:
+        run(made, False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a part of the network switches autocast off, or reads the type of a weight
+        made = _folded(net, pairs)
+    return made
+
+
+def _folded(net: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
+    """A copy on the same weights, in which these norms (values) are part of their convolutions (keys)."""
+    shared = {id(t): nn.Parameter(t.detach(), requires_grad=False) for t in net.parameters()}
+    shared |= {id(t): t for t in net.buffers()}
+    made = copy_of(net, shared).eval()
+    modules = dict(made.named_modules())
+    for first, second in pairs.items():
+        conv, norm = modules[first], modules[second]
+        assert isinstance(conv, CONVOLUTIONS)
+        assert isinstance(norm, NORMS)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        kind = conv.weight.dtype
+        with torch.no_grad():
+            weight, bias = fuse_conv_bn_weights(  # in float64: the quotient loses digits otherwise
+                conv.weight.double(), None if conv.bias is None else conv.bias.double(), norm.running_mean.double(),
+                norm.running_var.double(), norm.eps, norm.weight, norm.bias,
+            )  # fmt: skip
+            conv.weight, conv.bias = (nn.Parameter(t.to(kind), requires_grad=False) for t in (weight, bias))
+        norm.forward = _as_it_is  # the module stays: others may look at its attributes
+    return made
+
+
+def _as_it_is(input: Tensor) -> Tensor:
+    return input
+
+
+def _same(theirs: Sequence[Tensor], run: Run, made: nn.Module) -> bool:
+    """Equal within rounding (relative, Euclidean)."""
+    try:
+        ours = run(made, True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return False
+    return len(theirs) == len(ours) and all(
+        a.shape == b.shape and bool((a - b).norm() <= (1e-4 if a.dtype == torch.float32 else 5e-2) * a.norm())
+        for a, b in zip(theirs, ours, strict=True)
+    )
+
+
+def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[str, str]:
+    """Convolutions whose output one BatchNorm reads and nothing else: name -> name of the norm.
+
+    Nothing else may read their weights either (an autoencoder with tied weights). A network that looks at values has none: on
+    other images it may take another norm.
+    """
+    calls: Counter[str] = Counter()
+    outputs: dict[int, str] = {}
+    alive: list[Tensor] = []  # an id is a name only while the tensor lives
+    pairs: dict[str, str] = {}
+    weights = {id(t) for t in (*net.parameters(), *net.buffers())}
+    uses: Counter[int] = Counter()
+    looks = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            numbers = (id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            uses.update(number for number in numbers if number in outputs or number in weights)
+            if func is torch.ops.aten._local_scalar_dense.default:
+                looks.append(func)
+            return func(*args, **(kwargs or {}))
+
+    def alone(name: str) -> bool:
+        """Called once, its weights read once."""
+        own = net.get_submodule(name)
+        return calls[name] == 1 and all(uses[id(t)] <= 1 for t in (*own.parameters(), *own.buffers()))
+
+    def made(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+            calls[name] += 1
+            outputs[id(output)] = name
+            alive.append(output)
+
+        return hook
+
+    def read(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple) -> None:
+            calls[name] += 1
+            if args and id(args[0]) in outputs:
+                pairs[outputs[id(args[0])]] = name
+
+        return hook
+
+    handles = []
+    for name, module in net.named_modules():
+        if _hooked(module):
+            continue
+        if type(module) in CONVOLUTIONS and name not in keep and not module._forward_hooks:
+            handles.append(module.register_forward_hook(made(name)))
+        elif isinstance(module, NORMS) and type(module) in NORMS and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(read(name)))
+    try:
+        with torch.no_grad(), Watch():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = {name for number, name in outputs.items() if uses[number] == 1 and not looks}
+    return {conv: norm for conv, norm in pairs.items() if conv in once and alone(conv) and alone(norm)}
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Somebody looks at this module, or its weights are computed."""
+    return bool(module._forward_pre_hooks or module._backward_hooks or hasattr(module, "parametrizations"))
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    layout = LAYOUTS.get(tensor.dim(), torch.contiguous_format)
+    return nn.Parameter(tensor.to(dtype).contiguous(memory_format=layout), requires_grad=False)

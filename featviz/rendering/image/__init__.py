@@ -1,0 +1,1 @@
+"""What is optimised: parameterizations of images, their spectrum, color and seeds."""

@@ -1,0 +1,1 @@
+"""The network whose unit is rendered: its features, its input normalization."""

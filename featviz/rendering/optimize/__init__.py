@@ -1,0 +1,1 @@
+"""Gradient ascent: the loop, batches, restarts."""

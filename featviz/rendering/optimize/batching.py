@@ -1,0 +1,134 @@
+"""Batches: how many images climb together, and what happens when they do not fit.
+
+(trunk, objective, units) -> the units in lists that fit the memory. With `batch="auto"` one image is sent through the network
+and its activations are counted; a batch that runs out of memory all the same is halved and done again. A unit's image is the
+same whatever it is batched with, so neither shows in the results.
+"""
+
+import contextlib
+import gc
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from featviz.config import RenderConfig
+from featviz.errors import RenderError
+from featviz.rendering.network.feature_extractor import Trunk, machine_failed
+from featviz.rendering.objectives import Objective
+
+Part = TypeVar("Part")
+SHARE = 0.85  # of the memory that is planned with: libraries take scratch that nobody counts
+COPIES = 2  # of the weights: the network made ready, and laid out for both directions
+SCATTER = {"cpu": 2.2}  # measured: freed blocks that `held_memory` keeps lie scattered
+MOST = {"cpu": 32, "cuda": 256}  # more images at once gain nothing: a CPU is busy with 8
+
+
+def in_batches(
+    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, work: Callable[[list[int]], Part]
+) -> list[Part]:
+    """`work` on the units, batch by batch; a batch that ran out of memory is tried again with half the units.
+
+    Raises:
+        RenderError: one image alone, or a batch that may not be split, does not fit.
+    """
+    parts, first = [], 0
+    most = units if objective.coupled else batch_size(trunk, objective, config)
+    while first < units:
+        rows = list(range(first, min(first + most, units)))
+        try:
+            parts.append(work(rows))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if objective.coupled or len(rows) == 1:
+                raise _too_large(len(rows), config, trunk.device) from None
+            most = trunk.batch = math.ceil(len(rows) / 2)
+        else:
+            first += len(rows)
+            continue
+        trunk.forget_lines()  # out of the except clause: the error's frames hold the batch's tensors
+        gc.collect()
+        if trunk.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return parts
+
+
+@contextlib.contextmanager
+def must_fit(images: int, config: RenderConfig, device: torch.device) -> Iterator[None]:
+    """Work on so many images that cannot be split.
+
+    Raises:
+        RenderError: the memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _too_large(images, config, device) from None
+
+
+def _too_large(images: int, config: RenderConfig, device: torch.device) -> RenderError:
+    (h, w), (fed_h, fed_w) = config.canvas, config.fed
+    fed = "" if (h, w) == (fed_h, fed_w) else f", fed at {fed_h} x {fed_w} px,"
+    return RenderError(
+        f"{images} images of {h} x {w} px{fed} do not fit the memory of {device}: "
+        "take a smaller size or input_size, or fewer images."
+    )
+
+
+def batch_size(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
+    """How many images at once: `config.batch`, or as many as pay and fit; fewer once the memory ran out."""
+    if trunk.batch is None:
+        if isinstance(config.batch, int):
+            trunk.batch = config.batch
+        else:
+            budget = memory_budget(trunk.device) if config.memory is None else config.memory * 2**30
+            left = SHARE * budget - COPIES * sum(weight.nbytes for weight in trunk.net.parameters())
+            fitting = int(left / image_bytes(trunk, objective, config))
+            trunk.batch = max(1, min(fitting, MOST.get(trunk.device.type, 32)))
+    return trunk.batch
+
+
+def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
+    """Memory in bytes that one more image of a batch takes in a step of the ascent."""
+    saved: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.full((1, trunk.channels, *config.fed), 0.5, device=trunk.device, dtype=trunk.dtype).requires_grad_()
+    with must_fit(1, config, trunk.device), torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+        found = trunk(images, once=True)  # holds what is counted, so that no address is used twice
+        score = objective.pick([0]).score(found.__getitem__)
+    del found, score
+    for weight in trunk.weights():  # after the run, which may have made them
+        saved.pop(weight.untyped_storage().data_ptr(), None)
+    # What the backward pass holds at a time, and the image's own: spectrum, moments, warps.
+    counted = sum(saved.values()) + 3 * max(saved.values(), default=0) + 12 * images.nbytes
+    return int(SCATTER.get(trunk.device.type, 1) * counted)
+
+
+def memory_budget(device: torch.device) -> float:
+    """Bytes that are free now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 * 2**30
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Memory was refused, by a device or by the system; no other failure is taken for it."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        machine_failed(error) and ("allocate memory" in text or "out of memory" in text)
+    )

@@ -1,0 +1,207 @@
+"""Rendering in one network: what is asked for -> images.
+
+`render(model, "layer3.1.conv2:0-15")` renders sixteen units; an `Objective` or a lucid-style callable renders
+whatever it scores.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.config import RenderConfig
+from featviz.data import device_of
+from featviz.errors import DeviceError, RenderError, UnitError
+from featviz.isolation import ordinary_modes
+from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
+from featviz.rendering.optimize.batching import must_fit
+from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend
+from featviz.rendering.optimize.restarts import living_draw, warn_of_dead
+from featviz.rendering.receptive_field import at_receptive_field
+from featviz.units import format_unit, parse_units
+
+What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
+
+
+@ordinary_modes
+def render(
+    model: nn.Module,
+    what: What,
+    config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
+    *,
+    device: torch.device | str | None = None,
+    transform: Transform | None = None,
+    progress: Progress | None = None,
+    axis: int | None = None,
+    images: int | None = None,
+    canvas: str = "full",
+) -> Renderings:
+    """Render units or an objective in one network; the model comes back as it was.
+
+    >>> render(model, "layer3.1.conv2:0-15", RenderConfig(size=224)).images.shape  # doctest: +SKIP
+    torch.Size([16, 3, 224, 224])
+
+    A unit without a gradient at its start is tried with `config.restarts` other draws, and reported by a
+    warning and in `Renderings.dead` where none helps.
+
+    Args:
+        what: "layer:17", "layer:0-15", "layer" (all its units), a list of such; an `Objective`; or any lucid-
+            or lucent-style callable on T(layer) that gives a loss to minimise.
+        device: "cuda", "cuda:1", "cpu", ...; None: where the model is.
+        transform: images (unit, c, h, w) in [0, 1] -> what the network is fed, in place of the random warps.
+        progress: called after each step with (steps done, steps to do), one per image and step; units of
+            several layers are counted in turn.
+        axis: the axis of the units in the layer's output; None: 1, or the last one of tokens and of a linear
+            layer or LayerNorm.
+        images: how many images to make for an objective that does not prescribe it; None: 1.
+        canvas: "full", or "receptive_field": of a `neuron` objective only what the unit sees of an image of `config.size`,
+            measured from the network; the images have that smaller size.
+
+    Raises:
+        UnitError: a layer or unit that the network does not have.
+        RenderError: a size that the network cannot take, something that is no objective, or no neuron where its receptive
+            field is asked for.
+        DeviceError: a device that is not there.
+    """
+    model = uncompiled(model)
+    place = resolve_device(device, model)
+    if canvas not in ("full", "receptive_field"):
+        raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
+    if canvas == "receptive_field":
+        if not isinstance(what, Neuron):
+            raise RenderError("canvas='receptive_field' is for one position: give a neuron(layer, units) objective.")
+        with Trunk(model, (what.layer,), config, place) as trunk:
+            what, config = at_receptive_field(trunk, what, config)
+    if isinstance(what, (str, Sequence)):
+        return _render_units(model, [what] if isinstance(what, str) else what, config, place, transform, progress, axis)
+    objective = as_objective(what)
+    count = objective.images or images or 1
+    if images not in (None, count):
+        raise RenderError(f"the objective is for {count} images, not for {images}: leave out images.")
+    layers = objective.layers
+    if layers is None:
+        probe = _gray(model, config, place, count)
+        layers = recorded_layers(objective.score, model, probe, config, place)
+    with Trunk(model, layers, config, place) as trunk:
+        keys = _keys(trunk, objective, count)
+        names = [f"image {number}" for number in range(count)]
+        return _render(trunk, objective, keys, names, config, transform, progress)
+
+
+def _keys(trunk: Trunk, objective: Objective, count: int) -> list[Hashable]:
+    """Of the draws: the unit that an image is for, as where it is asked for by name; a unit that comes again gets another."""
+    if objective.named is None:
+        return [("objective", number) for number in range(count)]
+    times: Counter[tuple[str, int]] = Counter()
+    keys: list[Hashable] = []
+    for layer, unit in objective.named:
+        key = (trunk.layers.get(layer, layer), unit)
+        keys.append((*key, times[key]) if times[key] else key)
+        times[key] += 1
+    return keys
+
+
+def _render_units(
+    model: nn.Module,
+    specs: Sequence[str],
+    config: RenderConfig,
+    device: torch.device,
+    transform: Transform | None,
+    progress: Progress | None,
+    axis: int | None,
+) -> Renderings:
+    """Units of any layers: one ascent per layer, results in the order asked for."""
+    asked: list[tuple[str, int]] = []
+    axes: dict[str, int | None] = {}
+    for spec in map(parse_units, specs):
+        layer = resolve_layer(model, spec.layer)
+        width, axes[layer] = layer_width(model, layer, config, device, axis)
+        for unit in range(width) if spec.channels is None else spec.channels:
+            if unit >= width:
+                raise UnitError(f"{layer} has no unit {unit}: its units are 0 to {width - 1}.")
+            asked.append((layer, unit))
+    if not asked:
+        raise RenderError("there is no unit to render: name at least one, for example layer3.1.conv2:17.")
+    parts: list[Renderings] = []
+    places: list[int] = []
+    for layer in dict.fromkeys(layer for layer, _ in asked):
+        keys = [key for key in asked if key[0] == layer]
+        places += [place for place, key in enumerate(asked) if key[0] == layer]
+        with Trunk(model, (layer or "labels",), config, device) as trunk:
+            objective = channel(layer or "labels", [unit for _, unit in keys], axes[layer])
+            names = [format_unit(*key) for key in keys]
+            parts.append(_render(trunk, objective, keys, names, config, transform, progress))
+    return Renderings.join(parts).pick(sorted(range(len(asked)), key=places.__getitem__))
+
+
+def _render(
+    trunk: Trunk,
+    objective: Objective,
+    keys: Sequence[Any],
+    names: Sequence[str],
+    config: RenderConfig,
+    transform: Transform | None,
+    progress: Progress | None,
+) -> Renderings:
+    """Draw so that the units can climb, climb, and report the dead."""
+    with must_fit(len(keys), config, trunk.device):
+        drawn, living = living_draw([(trunk, objective)], keys, config, transform)
+    renderings = ascend(trunk, objective, drawn, config, transform, progress)
+    renderings = replace(renderings, dead=renderings.dead | ~living[0])
+    dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
+    warn_of_dead(dead, config, stacklevel=3)
+    return renderings
+
+
+def layer_width(
+    model: nn.Module,
+    layer: str,
+    config: RenderConfig,
+    device: torch.device | None = None,
+    axis: int | None = None,
+) -> tuple[int, int | None]:
+    """How many units a layer's output has for images of the config's size, and on which axis they are.
+
+    The axis is the one given, or the last for linear layers and LayerNorms, or None: that of `channel`.
+    """
+    module = dict(model.named_modules(remove_duplicate=False))[layer]
+    if axis is None and isinstance(module, (nn.Linear, nn.LayerNorm)):
+        axis = -1
+    place = device_of(model) if device is None else device
+    with must_fit(1, config, place), Trunk(model, (layer or "labels",), config, place) as trunk, torch.no_grad():
+        activation = trunk(_gray(model, config, place, 1))[layer or "labels"]
+    return units_first(activation, axis).shape[1], axis
+
+
+def _gray(model: nn.Module, config: RenderConfig, device: torch.device, count: int) -> Tensor:
+    """Images of the size that the network is fed, all 1/2."""
+    trunk = Trunk(model, (), config, device)
+    return torch.full((count, trunk.channels, *config.fed), 0.5, device=device, dtype=trunk.dtype)
+
+
+def resolve_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:
+    """The device asked for; None: where the model is, the CPU without one.
+
+    Raises:
+        DeviceError: it is not there, or there is no device of that name.
+    """
+    if device is None:
+        return torch.device("cpu") if model is None else device_of(model)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"{device!r} is no device: use 'cpu', 'cuda' or 'cuda:1'.") from error
+    if place.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise DeviceError(f"{place} is not there: this machine has no CUDA device; use device='cpu'.")
+        if place.index is not None and place.index >= count:
+            raise DeviceError(f"{place} is not there: this machine has cuda:0 to cuda:{count - 1}.")
+        return torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("mps is not there: this machine has no Metal device; use device='cpu'.")
+    return place

@@ -1,0 +1,1 @@
+"""Random transforms of the images at every step."""

@@ -1,0 +1,1 @@
+"""Which units of a network may be exchanged: permutation groups, found by propagation and proved."""

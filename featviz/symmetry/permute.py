@@ -1,0 +1,95 @@
+"""Apply permutations to parameters: groups, one index vector per group -> permuted tensors.
+
+The one convention: `B'[i] = B[perm[i]]`, so `perm[i]` is the unit of B that stands at place i.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featviz.isolation import copy_of
+from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
+from featviz.tensors import named_tensors
+
+AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
+
+
+def in_blocks(outer: Index, inner: Index) -> Index:
+    """Permutation of a group in blocks: place (j, i) gets unit `inner[j, i]` of block `outer[j]`.
+
+    Args:
+        outer: (blocks,) permutation of the blocks. inner: (blocks, size of a block), a permutation in each row.
+    """
+    return (outer[:, None] * inner.shape[1] + inner).reshape(-1)
+
+
+def moved_blocks(outer: Index, size: int) -> Index:
+    """Permutation of a group of `size` units whose blocks are exchanged as they are."""
+    return in_blocks(outer, np.tile(np.arange(size // len(outer)), (len(outer), 1)))
+
+
+def random_permutations(groups: PermutationGroups, generator: np.random.Generator) -> dict[str, Index]:
+    """One permutation of every group, drawn at random from those that are allowed."""
+    perms: dict[str, Index] = {}
+    for family in groups.families():
+        outer = generator.permutation(family[0].blocks)
+        for group in family:
+            inner = [generator.permutation(group.size // group.blocks) for _ in outer]
+            perms[group.name] = in_blocks(outer, np.stack(inner))
+    return perms
+
+
+def axis_indices(
+    groups: Iterable[Group],
+    perms: Mapping[str, Index],
+    sizes: Mapping[str, tuple[int, ...]],
+    held: tuple[GroupAxis, Index | None] | None = None,
+) -> AxisIndex:
+    """For every axis of the parameters in `sizes` the coordinates to gather.
+
+    Args:
+        held: an axis, and the permutation for it in place of its group's (None leaves it as it is).
+    """
+    indices: AxisIndex = {}
+    for group in groups:
+        for axis in group.axes:
+            perm = held[1] if held and axis is held[0] else perms.get(group.name)
+            if perm is None or axis.parameter not in sizes:
+                continue
+            key = (axis.parameter, axis.axis, axis.blocks)
+            if key not in indices:
+                indices[key] = np.arange(sizes[axis.parameter][axis.axis] * axis.blocks)
+            indices[key][axis.index] = axis.index[perm]
+    return indices
+
+
+def gather(tensor: Tensor, parameter: str, indices: AxisIndex) -> Tensor:
+    """The tensor with every axis gathered; the columns of a grouped convolution's blocks last, each within its block."""
+    own = sorted((key[2], key[1], index) for key, index in indices.items() if key[0] == parameter)
+    for blocks, axis, index in own:
+        if blocks == 1:
+            tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
+        else:  # the rows have brought their blocks along
+            rows, columns = tensor.shape[:2]
+            within = torch.from_numpy(index % columns).to(tensor.device).view(blocks, columns)
+            within = within.repeat_interleave(rows // blocks, 0).view(rows, columns, *(1,) * (tensor.dim() - 2))
+            tensor = tensor.take_along_dim(within, 1)
+    return tensor
+
+
+def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str, Index]) -> nn.Module:
+    """A copy of the network with every group permuted; tensors that modules share stay shared.
+
+    Raises:
+        KeyError: a group's parameter is missing from the network.
+    """
+    permuted = copy_of(model)
+    tensors = named_tensors(permuted)
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    indices = axis_indices(groups, perms, sizes)
+    with torch.no_grad():
+        for name in {key[0] for key in indices}:
+            tensors[name].copy_(gather(tensors[name], name, indices))
+    return permuted

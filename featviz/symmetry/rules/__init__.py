@@ -1,0 +1,1 @@
+"""Propagation rules, one file per kind of operator."""

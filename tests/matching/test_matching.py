@@ -1,0 +1,172 @@
+"""P5: a planted permutation is recovered exactly; every step of weight matching raises the true objective."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from cifar_batches import some_batches
+from networks import ResidualMLP, TinyCNN, TinyResNet, planted, seeded
+from torch import nn
+
+import featviz
+from featviz.config import AlignConfig
+from featviz.errors import AlignmentError
+from featviz.matching.activations import Moments
+from featviz.matching.assignment import assign, scores_of
+from featviz.matching.weights import Evidence, match_weights
+from featviz.symmetry.discovery import permutation_groups
+from featviz.zoo import CifarVGG
+
+
+def recovered(alignment: featviz.Alignment, truth: dict[str, np.ndarray]) -> bool:
+    return all((alignment.permutations[name] == perm).all() for name, perm in truth.items())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_a_planted_permutation_of_the_bundled_pair_is_recovered(method, noise, cifar):
+    model = featviz.bundled_pair().a
+    other, _, truth = planted(model, torch.rand(1, 3, 32, 32), seed=3, noise=noise)
+    data = some_batches(cifar, model, 256)
+    alignment = featviz.align(model, other, torch.rand(1, 3, 32, 32), method, data, restarts=1, verify=False)
+    assert recovered(alignment, truth)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_a_planted_permutation_of_vgg11_is_recovered(method, noise, cifar):
+    model = seeded(lambda: CifarVGG(11, 0.25, batch_norm=True))
+    other, _, truth = planted(model, torch.rand(1, 3, 32, 32), seed=3, noise=noise)
+    data = some_batches(cifar, model, 256)
+    alignment = featviz.align(model, other, torch.rand(1, 3, 32, 32), method, data, restarts=1, verify=False)
+    for group, perm in truth.items():
+        alive = alignment.scores[group] > 0  # a unit that answers to no image is matched by exclusion
+        assert (alignment.permutations[group] == perm)[alive].all()
+        assert alive.mean() > 0.5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_residual_mlp_of_git_re_basin_issue_8_is_recovered_from_one_start(seed):
+    model = seeded(ResidualMLP, seed)
+    other, groups, truth = planted(model, torch.rand(1, 10), seed)
+    matching = match_weights(model, other, groups, AlignConfig(restarts=1, seed=seed))
+    assert all((matching.perms[name] == perm).all() for name, perm in truth.items())
+
+
+@pytest.mark.parametrize("make", [TinyResNet, TinyCNN])
+def test_activations_recover_a_planted_permutation(make):
+    model = seeded(make)
+    other, _, truth = planted(model, torch.rand(1, 3, 8, 8))
+    data = [torch.randn(32, 3, 8, 8) for _ in range(3)]
+    alignment = featviz.align(model, other, torch.rand(1, 3, 8, 8), "activations", data)
+    assert recovered(alignment, truth)
+    scores = np.concatenate(list(alignment.scores.values()))
+    dead = scores == 0  # a unit whose ReLU never opens is matched by exclusion
+    assert (scores[~dead] > 1 - 1e-6).all()
+    assert dead.sum() <= 1
+
+
+def test_no_permutation_of_a_tiny_network_beats_weight_matching():
+    """Against brute force over all permutations of two groups of four."""
+    mlp = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    other = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups = permutation_groups(mlp, torch.rand(1, 3))
+    matching = match_weights(mlp, other, groups, AlignConfig(restarts=8))
+    evidence = Evidence(mlp, other, groups)
+    names = [group.name for group in groups]
+    orders = [np.array(order) for order in itertools.permutations(range(4))]
+    best = max(evidence.objective(dict(zip(names, pair, strict=True))) for pair in itertools.product(orders, repeat=2))
+    assert max(matching.objectives) == pytest.approx(best, rel=1e-9)
+    assert evidence.objective(matching.perms) == pytest.approx(best, rel=1e-9)
+
+
+def test_a_group_on_two_axes_of_one_tensor_only_ever_raises_the_objective():
+    """A square recurrent-like map: x + W x, where W has the group on both axes, so that a linear step may overshoot."""
+
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.square, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x + self.square(x))
+
+    a, b = seeded(Square, 0), seeded(Square, 1)
+    groups = permutation_groups(a, torch.rand(1, 3))
+    evidence = Evidence(a, b, groups)
+    (group,) = groups.groups
+    assert evidence.shared([group]) == ["square.weight"]
+    matching = match_weights(a, b, groups, AlignConfig(restarts=4))
+    start = evidence.objective({group.name: np.arange(8)})
+    assert max(matching.objectives) >= start
+    assert evidence.objective(matching.perms) == pytest.approx(max(matching.objectives))
+
+
+def test_the_scale_of_a_filter_before_a_norm_is_no_evidence():
+    a, b = seeded(TinyResNet, 0), seeded(TinyResNet, 1)
+    groups = permutation_groups(a, torch.rand(1, 3, 8, 8))
+    plain = match_weights(a, b, groups, AlignConfig())
+    with torch.no_grad():
+        b.conv1.weight.mul_(torch.rand(8, 1, 1, 1) * 100 + 1)
+    scaled = match_weights(a, b, groups, AlignConfig())
+    assert all((plain.perms[name] == scaled.perms[name]).all() for name in plain.perms)
+
+
+def test_running_statistics_are_no_evidence():
+    a, b = seeded(TinyResNet, 0), seeded(TinyResNet, 1)
+    groups = permutation_groups(a, torch.rand(1, 3, 8, 8))
+    plain = match_weights(a, b, groups, AlignConfig())
+    b.bn1.running_mean.copy_(100 * torch.rand(8))
+    b.bn1.running_var.copy_(100 * torch.rand(8))
+    other = match_weights(a, b, groups, AlignConfig())
+    assert all((plain.perms[name] == other.perms[name]).all() for name in plain.perms)
+
+
+def test_streamed_correlation_equals_numpy():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(5, 400, generator=generator) * 3 + 1000  # a mean far from 0 costs a naive sum its digits
+    b = torch.randn(5, 400, generator=generator) + a
+    moments = Moments()
+    for part in range(0, 400, 130):
+        moments.add(a[:, part : part + 130], b[:, part : part + 130])
+    expected = np.corrcoef(a.double().numpy(), b.double().numpy())[:5, 5:]
+    np.testing.assert_allclose(moments.correlation(), expected, atol=1e-10)
+
+
+def test_a_dead_unit_correlates_with_nothing():
+    a, b = torch.randn(3, 50), torch.randn(3, 50)
+    a[1], b[2] = 0.25, 0.0
+    moments = Moments()
+    moments.add(a, b)
+    correlation = moments.correlation()
+    assert (correlation[1] == 0).all()
+    assert (correlation[:, 2] == 0).all()
+    assert np.isfinite(correlation).all()
+
+
+def test_margin_is_the_lead_over_the_best_other_candidate():
+    similarity = np.array([[0.9, 0.2, 0.5], [0.8, 0.7, 0.1], [0.0, 0.3, 0.4]])
+    perm = assign(similarity, "g")
+    assert perm.tolist() == [0, 1, 2]
+    score, margin = scores_of(similarity, perm)
+    np.testing.assert_allclose(score, [0.9, 0.7, 0.4])
+    np.testing.assert_allclose(margin, [0.4, -0.1, 0.1])
+
+
+def test_nan_activations_are_refused_by_name_of_the_group():
+    model = seeded(TinyCNN)
+    data = [torch.full((2, 3, 8, 8), float("nan"))]
+    with pytest.raises(AlignmentError, match="the units of group conv1 cannot be compared"):
+        featviz.align(model, seeded(TinyCNN, 1), torch.rand(1, 3, 8, 8), "activations", data)
+
+
+def test_activations_without_data_say_what_to_do():
+    model = seeded(TinyCNN)
+    with pytest.raises(AlignmentError, match="give data"):
+        featviz.align(model, model, torch.rand(1, 3, 8, 8), "activations")
+    with pytest.raises(AlignmentError, match="yielded no batch"):
+        featviz.align(model, model, torch.rand(1, 3, 8, 8), "activations", [])
+    with pytest.raises(AlignmentError, match="there is no method 'magic'"):
+        featviz.align(model, model, torch.rand(1, 3, 8, 8), "magic")

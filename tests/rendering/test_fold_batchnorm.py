@@ -1,0 +1,177 @@
+"""The network as the ascent runs it computes what the network computes, and takes nothing from it."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from networks import TinyCNN, TinyResNet, seeded
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+
+from featviz.config import RenderConfig
+from featviz.rendering.backends.fold_batchnorm import foldable, prepared
+from featviz.rendering.network.feature_extractor import Trunk
+
+
+class Awkward(nn.Module):
+    """Convolutions that may not be folded: read twice, called twice, read by a norm that has no statistics of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.two, self.norm2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.three, self.norm3 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.last, self.norm4 = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        x = F.relu_(self.norm1(y)) + y
+        x = self.norm2(self.two(F.relu(self.norm2(self.two(x)))))
+        return self.norm4(self.last(F.relu(self.norm3(self.three(x)))))
+
+
+def passing(x: Tensor) -> Callable[[nn.Module, bool], list[Tensor]]:
+    """The run of `prepared` on x."""
+
+    def run(net: nn.Module, precise: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            return [net(x)]
+
+    return run
+
+
+NETWORKS = {
+    "tiny resnet": (TinyResNet, {"conv1": "bn1", "conv2": "bn2"}),
+    "tiny cnn": (TinyCNN, {}),
+    "awkward": (Awkward, {"last": "norm4"}),
+    "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(), None),
+    "densenet": (lambda: torchvision.models.densenet121(), None),
+    "vit": (lambda: torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32), {}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_prepared_network_computes_the_same(name):
+    make, pairs = NETWORKS[name]
+    net = seeded(make)
+    x = torch.rand(2, 3, 32, 32, requires_grad=True)
+    before = copy.deepcopy(net.state_dict())
+    found = foldable(net, lambda: net(x), set())
+    assert found == pairs if pairs is not None else len(found) > 20
+    made = prepared(net, passing(x), (), torch.float32)
+    results = [(y := one(x), torch.autograd.grad(y.square().sum(), x)[0]) for one in (net, made)]
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-4 * float(expected.detach().abs().max()))
+    assert not any(weight.requires_grad for weight in made.parameters())
+    assert all(weight.requires_grad for weight in net.parameters())
+    assert all((before[key] == value).all() for key, value in net.state_dict().items())
+    assert sum("forward" in vars(module) for module in made.modules()) == len(found)
+
+
+class Odd(nn.Module):
+    """A convolution and a norm that could be one, if it were not for what else the network does with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.other, self.last = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.norm(self.conv(x))))
+
+
+class Tied(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(
+            F.conv_transpose2d(F.relu(self.norm(self.conv(x))), self.conv.weight).repeat(1, 3, 1, 1)[:, :8]
+        )
+
+
+class Scaled(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.norm(self.conv(x))) * self.norm.weight.view(-1, 1, 1)).to(self.norm.weight.dtype)
+
+
+class Branching(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu((self.norm if x.mean() < 1 else self.other)(self.conv(x))))
+
+
+class Closed(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.after = lambda x: F.relu(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.after(self.conv(x)))
+
+
+class Strict(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        with torch.autocast("cpu", enabled=False):
+            return self.last(x.float())
+
+
+def weight_normed() -> nn.Module:
+    net = Odd()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(net.conv)
+    prune.l1_unstructured(net.last, "weight", 0.5)
+    return net
+
+
+@pytest.mark.parametrize("make", [Odd, Tied, Scaled, Branching, Closed, Strict, weight_normed])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_odd_networks_are_not_another_network_to_the_ascent(make, precision):
+    net = seeded(make)
+    for norm in (net.norm, net.other):
+        norm.running_mean.normal_(0, 0.3)
+        norm.running_var.uniform_(0.05, 0.5)
+        norm.bias.data.normal_(0, 0.3)
+    tolerance = 1e-4 if precision == "float32" else 3e-2
+    config = RenderConfig(size=12, precision=precision, mean=(0.0, 0.0, 0.0), std=(0.25, 0.25, 0.25))
+    with Trunk(net, ("last",), config) as trunk:
+        for level in (0.1, 0.6):
+            x = (level + 0.3 * torch.rand(2, 3, 12, 12)).requires_grad_()
+            ours, theirs = trunk(x)["last"].float(), trunk(x, precise=True)["last"]
+            assert (ours - theirs).norm() < tolerance * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_wrong_fold_is_seen_in_weights_of_few_digits_too(dtype):
+    net = seeded(Closed)
+    net.norm.running_mean.uniform_(-0.2, 0.2)
+    net.norm.running_var.uniform_(0.5, 0.9)
+    with Trunk(net.to(dtype), ("last",), RenderConfig(size=12, precision="float32")) as trunk:
+        x = torch.rand(2, 3, 12, 12, requires_grad=True)
+        ours, theirs = trunk(x)["last"].float(), trunk(x, precise=True)["last"].float()
+    assert (ours - theirs).norm() < 2e-2 * theirs.norm()
+
+
+def test_a_layer_that_is_looked_at_stays_what_it_is():
+    net = seeded(TinyResNet)
+    x = torch.rand(2, 3, 8, 8)
+    for layer in ("conv1", "bn1", "conv2", "fc"):
+        with Trunk(net, (layer,), RenderConfig(size=8, precision="float32")) as trunk, torch.no_grad():
+            torch.testing.assert_close(trunk(x)[layer], trunk(x, precise=True)[layer], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_converted_once_and_share_what_they_can():
+    net = seeded(TinyResNet)
+    made = prepared(net, passing(torch.rand(1, 3, 8, 8)), (), torch.bfloat16)
+    assert made.conv1.weight.dtype == torch.bfloat16
+    assert made.conv3.weight.is_contiguous(memory_format=torch.channels_last)
+    vit = seeded(NETWORKS["vit"][0])
+    made = prepared(vit, passing(torch.rand(1, 3, 32, 32)), (), torch.bfloat16)
+    assert made.encoder.ln.weight.data_ptr() == vit.encoder.ln.weight.data_ptr()
+
+
+def test_a_network_that_cannot_be_copied_renders_as_it_is():
+    net = seeded(TinyCNN)
+    net.lock = (step for step in range(3))  # a generator has no copy
+    with Trunk(net, ("conv2",), RenderConfig(size=8)) as trunk:
+        assert trunk(torch.rand(1, 3, 8, 8))["conv2"].shape == (1, 6, 4, 4)

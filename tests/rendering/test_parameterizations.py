@@ -1,0 +1,213 @@
+"""Spectra and colors become images as in lucent; draws belong to their unit alone."""
+
+import numpy as np
+import pytest
+import torch
+from lucent.optvis import param
+from lucent.optvis.param.color import color_correlation_normalized, to_valid_rgb
+from lucent.optvis.param.spatial import fft_image
+
+from featviz.config import RenderConfig
+from featviz.errors import RenderError
+from featviz.rendering import (
+    IMAGENET_MATRIX,
+    Fourier,
+    Maco,
+    Pixel,
+    color_matrix,
+    draw,
+    magnitude_profile,
+    parameterization,
+    recorrelate,
+)
+from featviz.rendering.image.parameterizations import CONTRAST
+from featviz.rendering.image.spectrum import frequency_scale, profile_scale
+
+
+def by_numpy(spectrum: np.ndarray, size: tuple[int, int], decay: float, matrix: np.ndarray | None) -> np.ndarray:
+    """The images written out slowly: real part of the sum over the full, Hermitian spectrum."""
+    h, w = size
+    fy, fx = np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None, : w // 2 + 1]
+    scale = 1 / np.maximum(np.sqrt(fy**2 + fx**2), 1 / max(h, w)) ** decay
+    z = (spectrum[..., 0] + 1j * spectrum[..., 1]) * scale
+    y, x = np.arange(h), np.arange(w)
+    out = np.zeros((*spectrum.shape[:2], h, w))
+    for ky in range(h):
+        for kx in range(w // 2 + 1):
+            twice = 1 if kx == 0 or (w % 2 == 0 and kx == w // 2) else 2  # a column stands for its mirror image too
+            wave = np.exp(2j * np.pi * (ky * y[:, None] / h + kx * x[None] / w))
+            out += twice * (z[..., ky, kx, None, None] * wave).real
+    out /= np.sqrt(h * w) * 4
+    if matrix is not None:
+        out = np.einsum("ij,bjhw->bihw", matrix, out)
+    return 1 / (1 + np.exp(-out))
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (12, 20), (20, 12), (9, 15), (16, 7)])
+def test_fourier_agrees_with_lucent_on_the_same_spectrum(h, w):
+    torch.manual_seed(0)
+    params, image_f = fft_image([2, 3, h, w], sd=1.0)
+    theirs = to_valid_rgb(image_f, decorrelate=True)().detach().cpu()
+    # lucent keeps one more column at odd widths and cuts it off in the inverse transform
+    start = params[0].detach().cpu()[..., : w // 2 + 1, :]
+    ours = Fourier(start, (h, w), 1.0, torch.tensor(IMAGENET_MATRIX))()
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("h", "w"), [(6, 6), (5, 8), (8, 5), (7, 7), (1, 4), (4, 1)])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])
+def test_fourier_agrees_with_the_sum_over_all_waves(h, w, decay):
+    torch.manual_seed(1)
+    start = torch.randn(2, 3, h, w // 2 + 1, 2, dtype=torch.float64)
+    matrix = torch.tensor(IMAGENET_MATRIX, dtype=torch.float64)
+    ours = Fourier(start, (h, w), decay, matrix)()
+    np.testing.assert_allclose(
+        ours.detach().numpy(), by_numpy(start.numpy(), (h, w), decay, matrix.numpy()), atol=1e-12
+    )
+
+
+def test_pixels_agree_with_lucent():
+    torch.manual_seed(0)
+    params, image_f = param.image(10, 8, sd=1.0, batch=2, fft=False)
+    ours = Pixel(params[0].detach().cpu(), torch.tensor(IMAGENET_MATRIX))()
+    assert (ours - image_f().detach().cpu()).abs().max() < 1e-6
+
+
+def test_the_color_matrix_of_imagenet_is_lucents():
+    np.testing.assert_allclose(np.array(IMAGENET_MATRIX), color_correlation_normalized, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_other_channel_counts_have_no_color_matrix(channels):
+    config = RenderConfig(size=(6, 8), sd=1.0)
+    start = draw(config, [0], channels).start
+    images = parameterization(start, config)()
+    assert images.shape == (1, channels, 6, 8)
+    assert torch.equal(images, parameterization(start, RenderConfig(size=(6, 8), sd=1.0, color=None))())
+
+
+def test_recorrelate_multiplies_every_pixel_by_the_matrix():
+    x, matrix = torch.randn(2, 3, 4, 5), torch.randn(3, 3)
+    torch.testing.assert_close(recorrelate(x, matrix)[1, :, 2, 3], matrix @ x[1, :, 2, 3])
+
+
+def test_color_matrix_finds_the_matrix_that_colored_the_data():
+    torch.manual_seed(0)
+    # orthogonal columns, as a matrix U sqrt(S) has them
+    basis = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    true = basis * torch.tensor([1.0, 0.3, 0.1])
+    true = true * torch.where(true[0] < 0, -1.0, 1.0)
+    batches = [recorrelate(torch.randn(4, 3, 100, 100, dtype=torch.float64), true) + 5 for _ in range(3)]
+    found = torch.tensor(color_matrix([(batch, torch.zeros(4)) for batch in batches]), dtype=torch.float64)
+    torch.testing.assert_close(found, true, atol=0.01, rtol=0)
+    split = [part for batch in batches for part in batch.split(1)]
+    torch.testing.assert_close(torch.tensor(color_matrix(split), dtype=torch.float64), found, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("data", [[], [torch.rand(2, 1, 4, 4)], [torch.rand(3, 4, 4)], [torch.full((2, 3, 4, 4), 0.5)]])
+def test_color_matrix_refuses_data_without_color(data):
+    with pytest.raises(RenderError):
+        color_matrix(data)
+
+
+def test_a_units_draw_does_not_depend_on_its_batch_mates():
+    config = RenderConfig(size=8, steps=3)
+    together = draw(config, [("a", 1), ("a", 2), ("b", 1)], 3)
+    alone = draw(config, [("b", 1)], 3)
+    assert torch.equal(together.start[2], alone.start[0])
+    assert torch.equal(together.tape[:, 2], alone.tape[:, 0])
+    assert not torch.equal(together.start[0], together.start[1])
+    assert not torch.equal(together.tape[:, 0], together.tape[:, 2])
+
+
+def test_seed_and_restart_change_the_draw_and_precision_does_not():
+    config = RenderConfig(size=8, steps=3)
+    first = draw(config, ["u"], 3, dtype=torch.float64)
+    assert not torch.equal(first.start, draw(config, ["u"], 3, restart=1, dtype=torch.float64).start)
+    assert not torch.equal(
+        first.start, draw(RenderConfig(size=8, steps=3, seed=1), ["u"], 3, dtype=torch.float64).start
+    )
+    assert torch.equal(first.start.float(), draw(config, ["u"], 3).start)
+
+
+def test_a_draw_is_the_same_on_every_machine():
+    drawn = draw(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
+    assert drawn.start.flatten()[:3].tolist() == pytest.approx(
+        [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
+    )
+    assert drawn.tape[1, 0].tolist() == pytest.approx(
+        [-0.00226942527706, -0.05556718498245, 0.97814869892935, 9.93301648583337], abs=1e-12
+    )
+
+
+def test_the_tape_of_a_short_ascent_begins_that_of_a_long_one_at_any_size():
+    short = draw(RenderConfig(size=8, steps=5), ["u"], 3).tape
+    assert torch.equal(short, draw(RenderConfig(size=16, steps=50), ["u"], 1).tape[:5])
+    assert draw(RenderConfig(size=8, steps=0), ["u"], 3).tape.shape == (1, 1, 4)
+
+
+def test_the_tape_stays_in_its_ranges():
+    tape = draw(RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0), ["u", "v"], 3).tape
+    for column, (low, high) in enumerate([(-0.2, 0.2), (-0.2, 0.2), (0.7, 1.3), (-40.0, 40.0)]):
+        values = tape[..., column]
+        assert low <= values.min() < low + 0.1 * (high - low)
+        assert high >= values.max() > high - 0.1 * (high - low)
+
+
+def test_replaced_units_are_those_of_the_other_draw():
+    config = RenderConfig(size=8, steps=3)
+    first, second = draw(config, ["a", "b", "c"], 3), draw(config, ["c", "a"], 3, restart=2)
+    mixed = first.replace([2, 0], second)
+    assert mixed.restart.tolist() == [2, 0, 2]
+    assert torch.equal(mixed.start[0], second.start[1])
+    assert torch.equal(mixed.tape[:, 2], second.tape[:, 0])
+    assert torch.equal(mixed.start[1], first.start[1])
+    assert torch.equal(mixed.pick([1]).tape, first.pick([1]).tape)
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (9, 12), (12, 9)])
+def test_maco_holds_the_magnitudes_whatever_the_phases(h, w):
+    torch.manual_seed(0)
+    config = RenderConfig(size=(h, w), parameterization="maco", color=None, decay=1.0)
+    images = Maco(torch.randn(2, 3, h, w // 2 + 1, 2, dtype=torch.float64), (h, w))
+    assert isinstance(parameterization(torch.randn(1, 3, h, w // 2 + 1, 2), config), Maco)
+    before = images().detach().logit() / CONTRAST
+    with torch.no_grad():
+        images.spectrum += torch.randn_like(images.spectrum)
+    after = images().detach().logit() / CONTRAST
+    assert (before - after).abs().max() > 0.1
+    fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)
+    wanted = 1 / np.maximum(np.hypot(fy, fx), 1 / max(h, w))
+    inner = (slice(None), slice(None), slice(None), slice(1, (w - 1) // 2 + 1))  # columns that are free of the mirror
+    for x in (before, after):
+        found = np.abs(np.fft.rfft2(x.numpy(), norm="ortho"))[inner]
+        ratio = found / wanted[None, None][..., 1 : (w - 1) // 2 + 1]
+        np.testing.assert_allclose(ratio / ratio.mean((-2, -1), keepdims=True), 1, atol=1e-9)
+        np.testing.assert_allclose(x.numpy().std((-2, -1)), 1, atol=1e-9)
+
+
+def test_a_magnitude_profile_is_that_of_the_data():
+    """Noise shaped by 1/f**1.5 gives back its slope; the profile then shapes Maco's images, at another size too."""
+    size = (64, 64)
+    f = frequency_scale(size, 1.5)
+    generator = torch.Generator().manual_seed(0)
+    phases = torch.rand(200, 1, *f.shape, generator=generator, dtype=torch.float64) * 2 * torch.pi
+    x = torch.fft.irfft2(torch.polar(f.expand_as(phases), phases), s=size)
+    profile = magnitude_profile([x[:100], (x[100:], torch.zeros(100))], entries=17)
+    at = np.linspace(0, 0.5**0.5, 17)
+    slope = np.polyfit(np.log(at[3:10]), np.log(profile[3:10]), 1)[0]
+    assert abs(slope + 1.5) < 0.15
+    assert max(profile) == 1
+    values = profile_scale((20, 28), profile)
+    assert values[0, 4] == pytest.approx(np.interp(4 / 28, at, profile))
+
+
+@pytest.mark.parametrize("data", [[], [torch.zeros(2, 3, 8, 8)], [torch.rand(2, 3)]])
+def test_a_profile_without_images_is_refused(data):
+    with pytest.raises(RenderError, match=r"give real images|holds no images"):
+        magnitude_profile(data)
+
+
+def test_a_profile_of_nonsense_is_refused():
+    with pytest.raises(RenderError, match="two or more"):
+        RenderConfig(profile=(1.0, float("nan")))
