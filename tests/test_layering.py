@@ -49,7 +49,7 @@ THIRD_PARTY = {
     "isolation": {"torch"},
     "tensors": {"torch"},
     "zoo": {"torch"},
-    "symmetry": {"torch", "numpy"},
+    "symmetry": {"torch", "numpy", "scipy"},
     "matching": {"torch", "numpy", "scipy", "safetensors"},
     "merging": {"torch", "numpy", "scipy", "safetensors"},
     "rendering": {"torch", "kornia", "numpy"},
