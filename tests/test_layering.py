@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
 BASE = {"errors", "config", "units", "files"}
-TORCH = BASE | {"data", "checkpoints", "isolation", "tensors"}
-ALL = TORCH | {"networks", "rendering", "symmetry", "matching", "merging", "panel", "triplet", "gallery", "zoo"}
+TORCH = BASE | {"data", "checkpoints", "isolation", "tensors", "subjects", "moments"}
+LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
+ALL = LEVEL_4 | {"networks", "evidence", "panel", "triplet", "gallery", "zoo"}
 
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
@@ -25,14 +26,18 @@ MAY_IMPORT = {
     "checkpoints": BASE,
     "isolation": {"errors"},
     "tensors": set(),
+    "subjects": BASE | {"data"},
+    "moments": BASE,
     "zoo": {"errors", "checkpoints"},
     "networks": {"errors", "zoo"},
-    "rendering": BASE | {"data", "isolation"},
+    "rendering": TORCH,
     "symmetry": TORCH,
     "matching": TORCH | {"symmetry"},
     "merging": TORCH | {"symmetry", "matching"},
+    "evidence": LEVEL_4,
     "gallery": BASE | {"merging"},
-    "triplet": TORCH | {"rendering", "symmetry", "matching", "merging", "gallery"},
+    "panel": LEVEL_4 | {"evidence", "gallery"},
+    "triplet": LEVEL_4 | {"evidence", "gallery", "panel"},
     "cli": ALL | {"featviz"},
     "__main__": {"cli"},
     "featviz": ALL,
