@@ -1,11 +1,8 @@
 """Checkpoints: a file -> weights {name: tensor} -> a network, checked on the way; nothing is ever unpickled.
 
 notes = load_into(model, "a.safetensors")        # CheckpointError says in one sentence what does not fit
-digest(model)                                    # which weights these are, on any device, in any file
 """
 
-import hashlib
-import json
 import pickle
 import re
 import warnings
@@ -17,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from featviz.errors import CheckpointError, ModelError
+from featviz.errors import CheckpointError
+from featviz.model_checks import count_non_finite, counted_names, first_names, missing_names
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # under which trainers keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-COUNTER = "num_batches_tracked"  # of BatchNorm: no network's function depends on it
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -71,46 +68,6 @@ def load_into(model: nn.Module, path: str | Path) -> list[str]:
     return notes
 
 
-def check_finite(model: nn.Module, name: str) -> None:
-    """Raise ModelError, naming the first tensor, where the model called `name` has NaN or Inf."""
-    for key, tensor in model.state_dict().items():
-        bad = _non_finite(tensor)
-        if bad:
-            raise ModelError(
-                f"{name} has NaN or Inf in {key} ({bad} of {tensor.numel()} values): use another checkpoint."
-            )
-
-
-def check_same_architecture(model_a: nn.Module, model_b: nn.Module) -> None:
-    """Raise ModelError where the networks' tensors differ in name (counts) or shape (the first one)."""
-    shapes_a, shapes_b = ({key: tuple(t.shape) for key, t in m.state_dict().items()} for m in (model_a, model_b))
-    remedy = "give two networks of one architecture"
-    for key in shapes_a:
-        if key in shapes_b and shapes_a[key] != shapes_b[key]:
-            raise ModelError(f"the models differ at {key}, {shapes_a[key]} in A and {shapes_b[key]} in B: {remedy}.")
-    only_a, only_b = (_absent(x, y) for x, y in ((shapes_a, shapes_b), (shapes_b, shapes_a)))
-    if only_a or only_b:
-        found = _count("tensors only in A", only_a), _count("tensors only in B", only_b)
-        raise ModelError(f"the models differ, with {' and '.join(filter(None, found))}: {remedy}.")
-
-
-def digest(model: nn.Module) -> str:
-    """SHA-256 (hex) of names, shapes and values of parameters and buffers, floats taken as float32.
-
-    The same on every device, in every memory layout, and after a save and load as safetensors. BatchNorm's
-    counter of batches is left out: two networks of one digest compute the same function.
-    """
-    sha = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        if key.endswith(COUNTER) or not isinstance(tensor, Tensor):
-            continue
-        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        values = tensor.detach().to("cpu", dtype).contiguous()
-        sha.update(json.dumps([key, str(dtype), list(values.shape)]).encode())
-        sha.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -146,7 +103,9 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    what = f"the keys {_few(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    what = (
+        f"the keys {first_names(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    )
     raise CheckpointError(
         f"{path} holds {what} instead of weights: save model.state_dict(), bare or under 'state_dict'."
     )
@@ -154,9 +113,9 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
 
 def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
     wanted = model.state_dict()
-    missing, extra = _absent(wanted, weights), _absent(weights, wanted)
+    missing, extra = missing_names(wanted, weights), missing_names(weights, wanted)
     if missing or extra:
-        found = _count("missing keys", missing), _count("extra keys", extra)
+        found = counted_names("missing keys", missing), counted_names("extra keys", extra)
         raise CheckpointError(
             f"{path} does not fit the network, with {' and '.join(filter(None, found))}: "
             "give the architecture that it was saved from."
@@ -167,33 +126,11 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -
                 f"{path} does not fit the network at {key}, {tuple(tensor.shape)} in the file and "
                 f"{tuple(wanted[key].shape)} in the network: give the architecture that it was saved from."
             )
-        bad = _non_finite(tensor)
+        bad = count_non_finite(tensor)
         if bad:
             raise CheckpointError(
                 f"{path} has NaN or Inf in {key} ({bad} of {tensor.numel()} values): use another checkpoint."
             )
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-
-
-def _absent(keys: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    return [key for key in keys if key not in other and not key.endswith(COUNTER)]
-
-
-def _non_finite(tensor: Tensor) -> int:
-    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
-
-
-def _count(what: str, keys: list[str]) -> str:
-    what = what.replace("keys", "key").replace("tensors", "tensor") if len(keys) == 1 else what
-    return f"{len(keys)} {what} ({_few(keys)})" if keys else ""
-
-
-def _few(names, most: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from featviz.checkpoints import check_finite, check_same_architecture
 from featviz.config import RenderConfig
 from featviz.data import Data
 from featviz.files import write_atomically
@@ -26,6 +25,7 @@ from featviz.gallery.grid import Cell, Row, grid, save_png
 from featviz.matching.alignment import Alignment, align
 from featviz.matching.indexer import UnitMatch, UnitMix, finite
 from featviz.merging.average import merge
+from featviz.model_checks import check_finite, check_same_architecture
 from featviz.rendering import (
     Objective,
     Renderings,

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featviz.checkpoints import digest
 from featviz.errors import CheckpointError, ModelError
+from featviz.model_checks import digest
 from featviz.networks import build
 from featviz.zoo import CifarResNet, CifarVGG
 from featviz.zoo.pair import PARTS, read_pair

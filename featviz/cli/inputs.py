@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.checkpoints import check_same_architecture, load_into
+from featviz.checkpoints import load_into
 from featviz.config import RenderConfig
 from featviz.data import ImageFolderBatches
 from featviz.errors import DataError
 from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange import read_permutations
+from featviz.model_checks import check_same_architecture
 from featviz.networks import build
 from featviz.rendering.network.input_normalization import input_channels, input_statistics
 from featviz.rendering.render import resolve_device

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from featviz.checkpoints import check_finite, check_same_architecture, digest
 from featviz.config import METHODS, METHODS_ON_DATA, MIXINGS, AlignConfig
 from featviz.data import Data
 from featviz.errors import AlignmentError
@@ -28,6 +27,7 @@ from featviz.matching.linear.merge import PARENTS, Mixing
 from featviz.matching.linear.methods import combine
 from featviz.matching.sinkhorn import match_sinkhorn
 from featviz.matching.weights import match_weights
+from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.symmetry.permute import permute_module

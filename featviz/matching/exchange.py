@@ -26,12 +26,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from featviz.checkpoints import check_finite, check_same_architecture, digest
 from featviz.errors import AlignmentError, OutputError, near_names
 from featviz.files import write_atomically
 from featviz.matching.alignment import CONVENTION, Alignment, check_digest
 from featviz.matching.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
 from featviz.matching.weights import Evidence, scored
+from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.symmetry.discovery import permutation_groups, private_copy
 from featviz.symmetry.verification import TOLERANCE, relative_error
 from featviz.tensors import named_tensors

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from featviz.checkpoints import check_finite, check_same_architecture, digest
 from featviz.config import AlignConfig
 from featviz.data import Data
 from featviz.errors import AlignmentError
@@ -25,6 +24,7 @@ from featviz.matching.assignment import Floats, Matching, assign_blocks
 from featviz.matching.c2m3 import match_c2m3
 from featviz.matching.indexer import UnitIndexer
 from featviz.matching.weights import Evidence, match_weights
+from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
