@@ -22,9 +22,9 @@ from tqdm import tqdm
 import featviz
 from featviz.config import RenderConfig
 from featviz.rendering.network.feature_extractor import Trunk
-from featviz.rendering.network.input_normalization import input_statistics
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.loop import score_images
+from featviz.subjects import input_normalization
 
 HEAD = (
     "| network, layer | lucent, s per image | featviz, s per image | faster | activation (lucent = 1) | lowest | gray |"
@@ -35,7 +35,8 @@ def lucent_image(model: nn.Module, layer: str, unit: int, side: int, steps: int,
     """(1, 3, h, w) in [0, 1] of one call; a network that was trained with other statistics than ImageNet's is given them."""
     more = {}
     if bundled:
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in input_statistics(model, RenderConfig(), 3))
+        fed = input_normalization(model, RenderConfig(), 3)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (fed.mean, fed.std))
         normalised = [*transform.standard_transforms, lambda x: (x - mean) / std]
         more = {"transforms": normalised, "preprocess": False, "fixed_image_size": side}
     found = render_vis(

@@ -27,9 +27,9 @@ from tqdm import tqdm
 import featviz
 from featviz.config import RenderConfig
 from featviz.rendering.network.feature_extractor import Trunk
-from featviz.rendering.network.input_normalization import input_statistics
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.loop import score_images
+from featviz.subjects import input_normalization
 
 HEAD = "| 64 px | steps | activation (lucent's longest = 1) | images that reach lucent's | gray | beside float32 | seconds |"
 LAYERS = ("layer2.1.bn1", "layer3.1.bn1")
@@ -50,7 +50,8 @@ def lucent_images(
     model: nn.Module, layer: str, units: list[int], steps: tuple[int, ...]
 ) -> dict[int, tuple[Tensor, float]]:
     """Images (unit, 3, h, w) in [0, 1] after so many steps, and the seconds that a run of them takes."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in input_statistics(model, RenderConfig(), 3))
+    fed = input_normalization(model, RenderConfig(), 3)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (fed.mean, fed.std))
     parts = [objectives.channel(layer.replace(".", "_"), unit, batch=place) for place, unit in enumerate(units)]
     torch.manual_seed(0)
     began = time.perf_counter()

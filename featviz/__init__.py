@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from featviz.rendering.image.spectrum import magnitude_profile as magnitude_profile
     from featviz.rendering.optimize.loop import Renderings as Renderings
     from featviz.rendering.render import render as render
+    from featviz.subjects import Subject as Subject
     from featviz.symmetry.discovery import permutation_groups as permutation_groups
     from featviz.symmetry.groups import Group as Group
     from featviz.symmetry.groups import PermutationGroups as PermutationGroups
@@ -49,6 +50,7 @@ _HOME = {
     "PermutationGroups": "featviz.symmetry.groups",
     "RenderConfig": "featviz.config",
     "Renderings": "featviz.rendering.optimize.loop",
+    "Subject": "featviz.subjects",
     "Triplets": "featviz.triplet",
     "UnitIndexer": "featviz.matching.indexer",
     "UnitMatch": "featviz.matching.indexer",

@@ -41,7 +41,7 @@ from featviz.rendering import (
     uncompiled,
     warn_of_dead,
 )
-from featviz.rendering.network.input_normalization import input_channels
+from featviz.subjects import input_channels
 from featviz.units import format_unit, parse_units
 
 SUBJECTS = ("A", "B'", "merged")

@@ -18,8 +18,8 @@ from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange import read_permutations
 from featviz.model_checks import check_same_architecture
 from featviz.networks import build
-from featviz.rendering.network.input_normalization import input_channels, input_statistics
 from featviz.rendering.render import resolve_device
+from featviz.subjects import input_channels, input_normalization
 
 
 def network(args: Namespace, path: Path | None) -> nn.Module:
@@ -58,8 +58,8 @@ def images(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> Im
     if args.data is None:
         return None
     config = _config(args, size)
-    mean, std = input_statistics(model, config, args.channels or input_channels(model, config))
-    return ImageFolderBatches(args.data, size, mean, std, batch=args.data_batch, limit=args.limit)
+    found = input_normalization(model, config, args.channels or input_channels(model, config))
+    return ImageFolderBatches(args.data, size, found.mean, found.std, batch=args.data_batch, limit=args.limit)
 
 
 def labelled(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches:

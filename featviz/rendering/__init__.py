@@ -6,7 +6,6 @@ from featviz.rendering.image.parameterizations import Fourier, Maco, Pixel, as_l
 from featviz.rendering.image.seeding import Draw, draw
 from featviz.rendering.image.spectrum import magnitude_profile
 from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
-from featviz.rendering.network.input_normalization import input_channels, input_statistics
 from featviz.rendering.objectives import (
     Objective,
     channel,
@@ -43,8 +42,6 @@ __all__ = [
     "draw",
     "from_callable",
     "in_turn",
-    "input_channels",
-    "input_statistics",
     "layer_width",
     "living_draw",
     "logit",

@@ -1,15 +1,13 @@
 """A network cut at a layer: what it gives, what it leaves alone, and what it says."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, ModelError, RenderError, UnitError
-from featviz.rendering import Trunk, input_channels, input_statistics, recorded_layers, resolve_device
-from featviz.zoo.resnet import CifarResNet
+from featviz.rendering import Trunk, recorded_layers, resolve_device
+from featviz.subjects import input_normalization
 
 FLOAT32 = RenderConfig(size=8, precision="float32")
 
@@ -57,8 +55,7 @@ def assert_untouched(model: nn.Module, before) -> None:
 
 
 def normalised(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    mean, std = input_statistics(model, RenderConfig(), 3)
-    return (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    return input_normalization(model)(x)
 
 
 def test_the_activation_is_the_modules_own_output_before_an_inplace_relu(net):
@@ -232,38 +229,6 @@ def test_the_layers_of_a_callable_are_recorded(net):
         lambda T: T("conv1").mean() + T("block_1").mean() + T("input").mean(), net, torch.rand(2, 3, 8, 8), FLOAT32
     )
     assert asked == ("conv1", "block_1", "input")
-
-
-def test_channels_are_read_from_the_first_weight():
-    assert input_channels(Net(1)) == 1
-    assert input_channels(CifarResNet(8, in_channels=4)) == 4
-    mlp = nn.Sequential(nn.Flatten(), nn.Linear(2 * 8 * 8, 5))
-    assert input_channels(mlp, RenderConfig(size=8)) == 2
-    assert input_channels(nn.Sequential(nn.Conv2d(6, 6, 1, groups=6))) == 6
-    assert input_channels(nn.Identity()) == 3
-    assert input_channels(Net(1), RenderConfig(mean=(0.5, 0.5), std=(1.0, 1.0))) == 2
-
-
-def test_statistics_come_from_the_nearest_source():
-    plain, config = nn.Conv2d(3, 1, 1), RenderConfig()
-    assert input_statistics(plain, config, 3)[0] == (0.485, 0.456, 0.406)
-    assert input_statistics(plain, config, 2) == ((0.0, 0.0), (1.0, 1.0))
-    plain.default_cfg = {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2)}
-    assert input_statistics(plain, config, 3) == ((0.1,) * 3, (0.2,) * 3)
-    plain.pretrained_cfg = SimpleNamespace(mean=(0.3,) * 3, std=(0.4,) * 3)
-    assert input_statistics(plain, config, 3) == ((0.3,) * 3, (0.4,) * 3)
-    plain.mean, plain.std = torch.tensor([0.5] * 3), [0.25] * 3
-    assert input_statistics(plain, config, 3) == ((0.5,) * 3, (0.25,) * 3)
-    given = RenderConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert input_statistics(plain, given, 3) == ((0.0,) * 3, (1.0,) * 3)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std"), [((0.5,), (0.5,)), ((0.5,) * 3, None), (None, (0.5,) * 3), ((0.5,) * 3, (0.5, 0.5, 0.0))]
-)
-def test_statistics_that_do_not_fit_are_refused(mean, std):
-    with pytest.raises(RenderError):
-        input_statistics(nn.Conv2d(3, 1, 1), RenderConfig(mean=mean, std=std), 3)
 
 
 def test_a_device_that_is_not_there_is_an_error(monkeypatch):

@@ -20,7 +20,7 @@ from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, nea
 from featviz.isolation import copy_of, frozen, in_turn
 from featviz.rendering.backends.fold_batchnorm import prepared
 from featviz.rendering.backends.traced_graph import Run, compiled_line, quickest, straight_line
-from featviz.rendering.network.input_normalization import input_channels, input_statistics
+from featviz.subjects import input_channels, input_normalization
 
 
 class _Reached(BaseException):
@@ -67,9 +67,11 @@ class Trunk:
         if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in self.model.parameters()):
             raise ModelError("the network has lazy weights that have no shape yet: run it on an image first.")
         self.channels = input_channels(self.model, config)
-        mean, std = input_statistics(self.model, config, self.channels)
-        self.mean = torch.tensor(mean, dtype=self.dtype, device=self.device)
-        self._inverse_std = torch.tensor(std, dtype=self.dtype, device=self.device).view(-1, 1, 1).reciprocal()
+        normalization = input_normalization(self.model, config, self.channels)
+        self.mean = torch.tensor(normalization.mean, dtype=self.dtype, device=self.device)
+        self._inverse_std = (
+            torch.tensor(normalization.std, dtype=self.dtype, device=self.device).view(-1, 1, 1).reciprocal()
+        )
         self._shift = -self.mean.view(-1, 1, 1) * self._inverse_std
         self._order = tuple(dict.fromkeys(self.layers.values()))  # the modules whose outputs are wanted
         # Statistics of the batch couple its images: then they are rendered one by one.
