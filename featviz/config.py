@@ -20,7 +20,7 @@ class RenderConfig:
 
     size: int | tuple[int, int] = 224  # canvas in pixels, square or (height, width)
     steps: int = 48  # of the ascent; with this lr more than what lucent reaches in 512 (benchmarks/ablation.py)
-    seed: int = 0  # with layer, unit and restart it decides the draw
+    seed: int = 0  # with layer, unit and restart it decides a unit's start and its random warps
     lr: float = 0.2  # of Adam (Lucid: 0.05)
     beta1: float = 0.5  # of Adam (Lucid: 0.9); under random warps much momentum overshoots
     tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
@@ -36,11 +36,11 @@ class RenderConfig:
     scale: float = 0.1  # zoom, uniform in 1 +- scale
     rotation: float = 10.0  # degrees, uniform in +-rotation
     border: str = "reflection"  # what a warp sees outside: "reflection", "border" or "zeros" (the mean color)
-    input_size: int | tuple[int, int] | None = None  # what the network is fed; None: the canvas size
+    input_size: int | tuple[int, int] | None = None  # of the network's input; None: that of the image
 
     mean: tuple[float, ...] | None = None  # of the network's input; None: what the model says, else ImageNet's
     std: tuple[float, ...] | None = None
-    restarts: int = 4  # other draws tried where a unit has no gradient at its start
+    restarts: int = 4  # other starts tried where a unit has no gradient at its first
     batch: int | str = "auto"  # units rendered together; auto: as many as pay and fit the memory
     memory: float | None = None  # GiB that "auto" may fill with images; None: what is free
     precision: str = "auto"  # of the network: "float32", "bfloat16", "float64"; auto: bfloat16 where it is native
@@ -99,13 +99,13 @@ class RenderConfig:
         object.__setattr__(self, name, value)  # a plain number, tuple or None in place of an array's
 
     @property
-    def canvas(self) -> tuple[int, int]:
+    def image_hw(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     @property
-    def fed(self) -> tuple[int, int]:
-        """Height and width of what the network is fed, in pixels."""
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
         size = self.size if self.input_size is None else self.input_size
         return size if isinstance(size, tuple) else (size, size)
 

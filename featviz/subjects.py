@@ -119,7 +119,7 @@ def input_channels(model: nn.Module | Subject, config: RenderConfig | None = Non
         if isinstance(channels, int) and isinstance(getattr(module, "weight", None), Tensor):
             return channels
         if isinstance(module, nn.Linear) and config is not None:
-            pixels = config.fed[0] * config.fed[1]
+            pixels = config.input_hw[0] * config.input_hw[1]
             return module.in_features // pixels if module.in_features % pixels == 0 else 3
     return 3
 

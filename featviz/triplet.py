@@ -33,11 +33,11 @@ from featviz.rendering import (
     ascend,
     channel,
     in_turn,
-    living_draw,
     must_fit,
     ordinary_modes,
     resolve_device,
     score_images,
+    starts_with_gradient,
     uncompiled,
     warn_of_dead,
 )
@@ -86,7 +86,7 @@ class Triplets:
         if per_line is None:
             per_line = 1 if len(self) <= 6 else 2
         rows = [self._row(number) for number in range(len(self))]
-        height, width = self.config.canvas
+        height, width = self.config.image_hw
         footer = (
             f"Each row starts from one random draw (seed {self.config.seed}); {height} x {width} px, {self.config.steps} "
             f"steps; {'merged' if self.mixed else 'matched'} by {self.method}. Activation: mean over the map, without "
@@ -213,11 +213,11 @@ def render_unit_triplet(
             for number, model in enumerate(subjects)
         ]
         with must_fit(len(keys), config, place):
-            draw, living = living_draw(climbs, keys, config, transform)
+            starts, living = starts_with_gradient(climbs, keys, config, transform)
         parts = []
         for number, (trunk, objective) in enumerate(climbs):
             report = _share(progress, number, len(climbs))
-            climbed = ascend(trunk, objective, draw, config, transform, report)
+            climbed = ascend(trunk, objective, starts, config, transform, report)
             parts.append(_blanked(replace(climbed, dead=climbed.dead | ~living[number]), missing[:, number]))
         seen = [
             torch.stack([part.score if climb is own else score_images(*climb, part.images) for climb in climbs], 1)
@@ -281,7 +281,7 @@ def _alignment(
         return alignment
     first = next(model_a.parameters())
     random = torch.Generator().manual_seed(config.seed)
-    example = torch.rand(1, input_channels(model_a, config), *config.fed, generator=random).to(first)
+    example = torch.rand(1, input_channels(model_a, config), *config.input_hw, generator=random).to(first)
     return align(model_a, model_b, example, "weights" if data is None else "activations", data)
 
 

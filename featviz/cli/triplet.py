@@ -118,10 +118,10 @@ def run(args: Namespace) -> None:
         method = "weights" if data is None else "activations"
         inputs.say(f"no --alignment: matching {method}.")
         with inputs.bar("aligning") as progress:
-            example = inputs.example_input(args, model_a, config.fed)
+            example = inputs.example_input(args, model_a, config.input_hw)
             alignment = align(model_a, model_b, example, method, data, progress=progress)
     else:
-        alignment = inputs.alignment(args, model_a, model_b, config.fed)
+        alignment = inputs.alignment(args, model_a, model_b, config.input_hw)
         alignment.check(model_a, model_b)
     for layer, units in asked.items():
         alignment.indexer.check(layer, units or [])

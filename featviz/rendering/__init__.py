@@ -3,7 +3,7 @@
 from featviz.isolation import in_turn, ordinary_modes
 from featviz.rendering.image.color import IMAGENET_MATRIX, color_matrix, recorrelate
 from featviz.rendering.image.parameterizations import Fourier, Maco, Pixel, as_lucent_param, parameterization
-from featviz.rendering.image.seeding import Draw, draw
+from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.image.spectrum import magnitude_profile
 from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
 from featviz.rendering.objectives import (
@@ -18,18 +18,18 @@ from featviz.rendering.objectives import (
 )
 from featviz.rendering.optimize.batching import must_fit
 from featviz.rendering.optimize.loop import Renderings, alive, ascend, score_images
-from featviz.rendering.optimize.restarts import living_draw, warn_of_dead
+from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead
 from featviz.rendering.render import layer_width, render, resolve_device
 from featviz.rendering.robustness.warps import warp
 
 __all__ = [
     "IMAGENET_MATRIX",
-    "Draw",
     "Fourier",
     "Maco",
     "Objective",
     "Pixel",
     "Renderings",
+    "Starts",
     "Trunk",
     "alive",
     "as_lucent_param",
@@ -39,11 +39,9 @@ __all__ = [
     "deepdream",
     "direction",
     "diversity",
-    "draw",
     "from_callable",
     "in_turn",
     "layer_width",
-    "living_draw",
     "logit",
     "magnitude_profile",
     "must_fit",
@@ -56,6 +54,8 @@ __all__ = [
     "resolve_device",
     "resolve_layer",
     "score_images",
+    "seeded_starts",
+    "starts_with_gradient",
     "uncompiled",
     "warn_of_dead",
     "warp",

@@ -27,19 +27,19 @@ class Objective:
     images: how many images it prescribes, None for any number.
     coupled: whether the score of an image depends on the other images of its batch; such a batch is never
         split.
-    named: the (layer, unit) that each image is for, which decides its draw; None where there is none.
+    image_units: the (layer, unit) that each image is for, which decides its draw; None where there is none.
     """
 
     layers: tuple[str, ...] | None = ()
     images: int | None = None
     coupled: bool = False
-    named: tuple[tuple[str, int], ...] | None = None
+    image_units: tuple[tuple[str, int], ...] | None = None
 
     def score(self, T: Activations) -> Tensor:
         """The score of each image, (image,)."""
         raise NotImplementedError
 
-    def pick(self, index: Sequence[int]) -> "Objective":
+    def select(self, index: Sequence[int]) -> "Objective":
         """The objective of some of its images, in the order of `index`."""
         del index
         return self
@@ -86,7 +86,7 @@ class Combination(Objective):
         self.layers = None if any(part.layers is None for part in parts) else tuple(dict.fromkeys(named))
         self.images = counts.pop() if counts else None
         self.coupled = any(part.coupled for part in parts)
-        self.named = next((part.named for part in parts if part.named is not None), None)
+        self.image_units = next((part.image_units for part in parts if part.image_units is not None), None)
 
     def score(self, T: Activations) -> Tensor:
         (weight, first), *rest = self.terms
@@ -95,8 +95,8 @@ class Combination(Objective):
             total = total + part.score(T) * weight
         return total
 
-    def pick(self, index: Sequence[int]) -> Objective:
-        return Combination([(weight, part.pick(index)) for weight, part in self.terms], self.constant)
+    def select(self, index: Sequence[int]) -> Objective:
+        return Combination([(weight, part.select(index)) for weight, part in self.terms], self.constant)
 
 
 class Unit(Objective):
@@ -108,7 +108,7 @@ class Unit(Objective):
         self.layer, self.layers = layer, (layer,)
         self.units, self.reduce, self.axis = tuple(int(u) for u in units), reduce, axis
         self.images = len(self.units)
-        self.named = tuple((layer, unit) for unit in self.units)
+        self.image_units = tuple((layer, unit) for unit in self.units)
         self._index: Tensor | None = None  # kept on the device, so that no step copies to it
 
     def score(self, T: Activations) -> Tensor:
@@ -119,7 +119,7 @@ class Unit(Objective):
         rows = torch.arange(maps.shape[0], device=maps.device)
         return self.reduce(_precise(maps[rows, self._index]))
 
-    def pick(self, index: Sequence[int]) -> Objective:
+    def select(self, index: Sequence[int]) -> Objective:
         return Unit(self.layer, [self.units[i] for i in index], self.reduce, self.axis)
 
     def _check(self, shape: torch.Size) -> None:
@@ -183,7 +183,7 @@ class Neuron(Unit):
         """The same units at another position."""
         return Neuron(self.layer, self.units, position, self.axis)
 
-    def pick(self, index: Sequence[int]) -> "Neuron":
+    def select(self, index: Sequence[int]) -> "Neuron":
         return Neuron(self.layer, [self.units[i] for i in index], self.position, self.axis)
 
     def _at(self, maps: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Direction(Objective):
             dot = dot * cosine.clamp(min=0.1) ** self.cosine_power  # Lucid's floor: a way out for a bad start
         return dot.mean(1)
 
-    def pick(self, index: Sequence[int]) -> Objective:
+    def select(self, index: Sequence[int]) -> Objective:
         if self.images is None:
             return self
         return Direction(self.layer, self.vectors[list(index)], self.cosine_power, self.axis)

@@ -38,7 +38,7 @@ def receptive_field(trunk: Trunk, layer: str, position: tuple[int, int]) -> Fiel
     """The smallest box of pixels outside of which nothing changes the layer's activations at (row, column).
 
     Args:
-        trunk: open, with this layer; it is fed images of `trunk.config.fed`.
+        trunk: open, with this layer; it is fed images of `trunk.config.input_hw`.
 
     Raises:
         RenderError: no pixel changes them (a layer of constants, or one that is off on random images).
@@ -71,7 +71,7 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
     """
     if config.input_size is not None:
         raise RenderError("canvas='receptive_field' renders in the network's own pixels: leave out input_size.")
-    layer, size = objective.layer, config.canvas
+    layer, size = objective.layer, config.image_hw
     with torch.no_grad():
         shape = trunk(_noise(trunk, 1), precise=True)[layer].shape
     if len(shape) != 4 or objective.axis not in (None, 1):
@@ -96,7 +96,7 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
 
 def _stride(trunk: Trunk, layer: str, maps: Sequence[int]) -> list[int]:
     """Pixels from one position to the next, by rows and by columns: what a larger image has more of them."""
-    h, w = trunk.config.fed
+    h, w = trunk.config.input_hw
     larger = torch.full((1, trunk.channels, h + MORE, w + MORE), 0.5, device=trunk.device, dtype=trunk.dtype)
     with torch.no_grad():
         try:
@@ -113,7 +113,7 @@ def _try(trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size
     with torch.no_grad():
         try:
             here = [
-                neuron.pick([number]).score(trunk(x, precise=True).__getitem__)
+                neuron.select([number]).score(trunk(x, precise=True).__getitem__)
                 for neuron, x in ((whole, image), (cut, part))
                 for number in range(len(whole.units))
             ]
@@ -131,5 +131,5 @@ def _refusal(layer: str) -> RenderError:
 def _noise(trunk: Trunk, count: int) -> Tensor:
     """The same random images (count, c, h, w) in [0, 1] every time."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(count, trunk.channels, *trunk.config.fed, generator=generator, dtype=torch.float64)
+    noise = torch.rand(count, trunk.channels, *trunk.config.input_hw, generator=generator, dtype=torch.float64)
     return noise.to(trunk.device, trunk.dtype)

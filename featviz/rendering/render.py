@@ -20,7 +20,7 @@ from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, 
 from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
 from featviz.rendering.optimize.batching import must_fit
 from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend
-from featviz.rendering.optimize.restarts import living_draw, warn_of_dead
+from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead
 from featviz.rendering.receptive_field import at_receptive_field
 from featviz.units import format_unit, parse_units
 
@@ -45,7 +45,7 @@ def render(
     >>> render(model, "layer3.1.conv2:0-15", RenderConfig(size=224)).images.shape  # doctest: +SKIP
     torch.Size([16, 3, 224, 224])
 
-    A unit without a gradient at its start is tried with `config.restarts` other draws, and reported by a
+    A unit without a gradient at its start is tried with `config.restarts` other starts, and reported by a
     warning and in `Renderings.dead` where none helps.
 
     Args:
@@ -93,12 +93,12 @@ def render(
 
 
 def _keys(trunk: Trunk, objective: Objective, count: int) -> list[Hashable]:
-    """Of the draws: the unit that an image is for, as where it is asked for by name; a unit that comes again gets another."""
-    if objective.named is None:
+    """Of the seeds: the unit that an image is for, as where it is asked for by name; a unit that comes again gets another."""
+    if objective.image_units is None:
         return [("objective", number) for number in range(count)]
     times: Counter[tuple[str, int]] = Counter()
     keys: list[Hashable] = []
-    for layer, unit in objective.named:
+    for layer, unit in objective.image_units:
         key = (trunk.layers.get(layer, layer), unit)
         keys.append((*key, times[key]) if times[key] else key)
         times[key] += 1
@@ -135,7 +135,7 @@ def _render_units(
             objective = channel(layer or "labels", [unit for _, unit in keys], axes[layer])
             names = [format_unit(*key) for key in keys]
             parts.append(_render(trunk, objective, keys, names, config, transform, progress))
-    return Renderings.join(parts).pick(sorted(range(len(asked)), key=places.__getitem__))
+    return Renderings.join(parts).select(sorted(range(len(asked)), key=places.__getitem__))
 
 
 def _render(
@@ -147,10 +147,10 @@ def _render(
     transform: Transform | None,
     progress: Progress | None,
 ) -> Renderings:
-    """Draw so that the units can climb, climb, and report the dead."""
+    """Start where the units have a gradient, ascend, and report the dead."""
     with must_fit(len(keys), config, trunk.device):
-        drawn, living = living_draw([(trunk, objective)], keys, config, transform)
-    renderings = ascend(trunk, objective, drawn, config, transform, progress)
+        starts, living = starts_with_gradient([(trunk, objective)], keys, config, transform)
+    renderings = ascend(trunk, objective, starts, config, transform, progress)
     renderings = replace(renderings, dead=renderings.dead | ~living[0])
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
     warn_of_dead(dead, config, stacklevel=3)
@@ -180,7 +180,7 @@ def layer_width(
 def _gray(model: nn.Module, config: RenderConfig, device: torch.device, count: int) -> Tensor:
     """Images of the size that the network is fed, all 1/2."""
     trunk = Trunk(model, (), config, device)
-    return torch.full((count, trunk.channels, *config.fed), 0.5, device=device, dtype=trunk.dtype)
+    return torch.full((count, trunk.channels, *config.input_hw), 0.5, device=device, dtype=trunk.dtype)
 
 
 def resolve_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:

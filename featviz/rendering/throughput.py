@@ -87,7 +87,7 @@ def throughput(
         torch.cuda.reset_peak_memory_stats(place)
     seconds = timed(lambda: render(model, specs, config, device=place, progress=progress), place)
     peak = torch.cuda.max_memory_allocated(place) if place.type == "cuda" else None
-    step = bare_trunk(model, layer, (batch, channels, *config.fed), precision, place)
+    step = bare_trunk(model, layer, (batch, channels, *config.input_hw), precision, place)
     with FlopCounterMode(display=False) as counter:
         step()
     flop = counter.get_total_flops() / batch

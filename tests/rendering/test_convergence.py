@@ -58,9 +58,9 @@ def test_places_are_filled_and_the_last_batches_shrink_by_halves(net, monkeypatc
     seen = []
 
     class Watched(ascent.Climb):
-        def __init__(self, trunk, objective, draw, *rest):
-            seen.append(len(draw))
-            super().__init__(trunk, objective, draw, *rest)
+        def __init__(self, trunk, objective, starts, *rest):
+            seen.append(len(starts))
+            super().__init__(trunk, objective, starts, *rest)
 
     monkeypatch.setattr(ascent, "Climb", Watched)
     featviz.render(net, WHAT, replace(CONFIG, batch=4))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import featviz
 from featviz.rendering.backends import fold_batchnorm as prepared
 from featviz.rendering.backends.cuda_graph import WARM
-from featviz.rendering.image.seeding import Draw, draw
+from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.network.feature_extractor import Trunk
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize import loop as ascent
@@ -148,12 +148,12 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
     monkeypatch.setattr(ascent, "_gradient", lambda score, spectrum: score.sum() * spectrum.detach())
     given: list[Tensor] = []
     monkeypatch.setattr(torch, "_fused_adam_", lambda *args, **kwargs: given.extend(tree_leaves((args, kwargs))))
-    start = draw(config, [0, 1, 2], 3)
+    start = seeded_starts(config, [0, 1, 2], 3)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with place:
             net = TinyResNet()
         with Trunk(net, ("bn2",), config, place) as trunk:
-            faked = Draw(mode.from_tensor(start.start), mode.from_tensor(start.tape), start.restart)
+            faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart)
             climb = Climb(trunk, channel("bn2", [0, 1, 2]), faked, config)
             for _ in range(2):
                 climb.step()

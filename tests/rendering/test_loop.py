@@ -1,4 +1,4 @@
-"""The ascent and `render`: same draw same image, no unit depends on another, the caller's model is untouched."""
+"""The ascent and `render`: same start same image, no unit depends on another, the caller's model is untouched."""
 
 from dataclasses import replace
 
@@ -19,12 +19,12 @@ from featviz.rendering import (
     ascend,
     channel,
     diversity,
-    draw,
-    living_draw,
     neuron,
     parameterization,
     render,
     score_images,
+    seeded_starts,
+    starts_with_gradient,
 )
 from featviz.rendering.optimize.loop import learning_rate
 from featviz.zoo.resnet import CifarResNet
@@ -49,7 +49,7 @@ def net(channels: int = 3) -> nn.Sequential:
 
 def climb(model, layer, units, config, keys=None, **rest):
     with Trunk(model, (layer,), config) as trunk:
-        drawn = draw(config, keys or units, trunk.channels, dtype=trunk.dtype)
+        drawn = seeded_starts(config, keys or units, trunk.channels, dtype=trunk.dtype)
         return ascend(trunk, channel(layer, units), drawn, config, **rest)
 
 
@@ -150,7 +150,7 @@ def test_progress_counts_all_steps_of_all_batches():
 def test_a_lucent_objective_drives_the_ascent_as_it_is():
     model, config = net(), replace(CONFIG, steps=20)
     same = channel("3", 4)
-    same.named = None  # a callable does not tell its unit: its draw is another
+    same.image_units = None  # a callable does not tell its unit: its start is another
     ours = render(model, same, config)
     theirs = render(model, lucent.channel("3", 4), config)
     torch.testing.assert_close(theirs.score, ours.score, atol=1e-9, rtol=0)
@@ -168,7 +168,7 @@ def test_lucent_names_and_combinations_serve_too():
 
 def test_a_featviz_parameterization_serves_lucents_render_vis():
     model, config = net().eval(), replace(FLOAT32, steps=4)
-    images = parameterization(draw(config, [0, 1], 3).start, config)
+    images = parameterization(seeded_starts(config, [0, 1], 3).values, config)
     images = images.to("cuda:0" if torch.cuda.is_available() else "cpu")
     before = images().detach().clone()
     made = render_vis(
@@ -252,7 +252,7 @@ def test_a_dead_unit_is_reported_by_name_and_never_silently_gray():
     with torch.no_grad():
         model[3].bias.fill_(1.0)
         model[3].bias[2] = -100.0
-    with pytest.warns(UserWarning, match=r"^4:2: no usable gradient from 3 draws"):
+    with pytest.warns(UserWarning, match=r"^4:2: no usable gradient from 3 starts"):
         result = render(model, "4:1-3", replace(FLOAT32, restarts=2))
     assert result.dead.tolist() == [False, True, False]
     assert not render(model, "3:2", FLOAT32).dead.any()
@@ -286,15 +286,15 @@ def test_a_unit_that_is_dead_in_its_first_draw_gets_another():
     with Trunk(net(), ("input",), config) as trunk:
         objective = OnlyFrom(0.5)
         keys = list(range(6))
-        first = draw(config, keys, 3, dtype=torch.float64)
+        first = seeded_starts(config, keys, 3, dtype=torch.float64)
         lives = alive(trunk, objective, first, config)
         assert 0 < lives.sum() < 6
-        found, living = living_draw([(trunk, objective)], keys, config)
+        found, living = starts_with_gradient([(trunk, objective)], keys, config)
         assert living.all()
         assert (found.restart == 0).tolist() == lives.tolist()
         for unit in range(6):  # the choice is the unit's own
-            alone, _ = living_draw([(trunk, objective)], [unit], config)
-            assert torch.equal(alone.start[0], found.start[unit])
+            alone, _ = starts_with_gradient([(trunk, objective)], [unit], config)
+            assert torch.equal(alone.values[0], found.values[unit])
 
 
 def test_units_and_layers_that_are_not_there_are_named():
@@ -344,10 +344,10 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adam(kind):
     start = climb(model, "3", [0, 1], replace(config, steps=0))
     assert (found.score > start.score + 0.02).all()
     with Trunk(model, ("3",), config) as trunk:
-        drawn = draw(config, [0, 1], trunk.channels)
-        painter = parameterization(drawn.start, config)
+        drawn = seeded_starts(config, [0, 1], trunk.channels)
+        painter = parameterization(drawn.values, config)
         betas = (config.beta1, 0.999)
-        adam = torch.optim.Adam([painter.spectrum], lr=config.lr, betas=betas, fused=False, foreach=False)
+        adam = torch.optim.Adam([painter.values], lr=config.lr, betas=betas, fused=False, foreach=False)
         for _ in range(config.steps):
             adam.zero_grad()
             (-channel("3", [0, 1]).score(trunk(painter()).__getitem__).sum()).backward()

@@ -59,7 +59,7 @@ def test_direction_is_the_projection_on_the_unit_vector(T):
     each = torch.eye(4)[[3, 0, 1]]
     torch.testing.assert_close(direction("conv", each).score(T), channel("conv", [3, 0, 1]).score(T))
     torch.testing.assert_close(
-        direction("conv", each).pick([1]).score(lambda name: T(name)[1:2]), T("conv")[1:2, 0].mean((1, 2))
+        direction("conv", each).select([1]).score(lambda name: T(name)[1:2]), T("conv")[1:2, 0].mean((1, 2))
     )
     with pytest.raises(UnitError, match="5 entries, conv has 4 units"):
         direction("conv", torch.ones(5)).score(T)
@@ -112,7 +112,7 @@ def test_objectives_are_added_and_scaled(T):
 def test_pick_is_the_objective_of_some_of_its_images(T):
     combined = channel("conv", [0, 1, 2]) + 2 * neuron("fc", [1, 2, 3]) + deepdream("conv")
     rows = [2, 0]
-    torch.testing.assert_close(combined.pick(rows).score(lambda name: T(name)[rows]), combined.score(T)[rows])
+    torch.testing.assert_close(combined.select(rows).score(lambda name: T(name)[rows]), combined.score(T)[rows])
 
 
 def test_units_out_of_range_and_wrong_counts_are_refused(T):

@@ -15,10 +15,10 @@ from featviz.rendering import (
     Maco,
     Pixel,
     color_matrix,
-    draw,
     magnitude_profile,
     parameterization,
     recorrelate,
+    seeded_starts,
 )
 from featviz.rendering.image.parameterizations import CONTRAST
 from featviz.rendering.image.spectrum import frequency_scale, profile_scale
@@ -80,7 +80,7 @@ def test_the_color_matrix_of_imagenet_is_lucents():
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_channel_counts_have_no_color_matrix(channels):
     config = RenderConfig(size=(6, 8), sd=1.0)
-    start = draw(config, [0], channels).start
+    start = seeded_starts(config, [0], channels).values
     images = parameterization(start, config)()
     assert images.shape == (1, channels, 6, 8)
     assert torch.equal(images, parameterization(start, RenderConfig(size=(6, 8), sd=1.0, color=None))())
@@ -112,57 +112,57 @@ def test_color_matrix_refuses_data_without_color(data):
 
 def test_a_units_draw_does_not_depend_on_its_batch_mates():
     config = RenderConfig(size=8, steps=3)
-    together = draw(config, [("a", 1), ("a", 2), ("b", 1)], 3)
-    alone = draw(config, [("b", 1)], 3)
-    assert torch.equal(together.start[2], alone.start[0])
-    assert torch.equal(together.tape[:, 2], alone.tape[:, 0])
-    assert not torch.equal(together.start[0], together.start[1])
-    assert not torch.equal(together.tape[:, 0], together.tape[:, 2])
+    together = seeded_starts(config, [("a", 1), ("a", 2), ("b", 1)], 3)
+    alone = seeded_starts(config, [("b", 1)], 3)
+    assert torch.equal(together.values[2], alone.values[0])
+    assert torch.equal(together.warps[:, 2], alone.warps[:, 0])
+    assert not torch.equal(together.values[0], together.values[1])
+    assert not torch.equal(together.warps[:, 0], together.warps[:, 2])
 
 
 def test_seed_and_restart_change_the_draw_and_precision_does_not():
     config = RenderConfig(size=8, steps=3)
-    first = draw(config, ["u"], 3, dtype=torch.float64)
-    assert not torch.equal(first.start, draw(config, ["u"], 3, restart=1, dtype=torch.float64).start)
+    first = seeded_starts(config, ["u"], 3, dtype=torch.float64)
+    assert not torch.equal(first.values, seeded_starts(config, ["u"], 3, restart=1, dtype=torch.float64).values)
     assert not torch.equal(
-        first.start, draw(RenderConfig(size=8, steps=3, seed=1), ["u"], 3, dtype=torch.float64).start
+        first.values, seeded_starts(RenderConfig(size=8, steps=3, seed=1), ["u"], 3, dtype=torch.float64).values
     )
-    assert torch.equal(first.start.float(), draw(config, ["u"], 3).start)
+    assert torch.equal(first.values.float(), seeded_starts(config, ["u"], 3).values)
 
 
 def test_a_draw_is_the_same_on_every_machine():
-    drawn = draw(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
-    assert drawn.start.flatten()[:3].tolist() == pytest.approx(
+    drawn = seeded_starts(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
+    assert drawn.values.flatten()[:3].tolist() == pytest.approx(
         [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
     )
-    assert drawn.tape[1, 0].tolist() == pytest.approx(
+    assert drawn.warps[1, 0].tolist() == pytest.approx(
         [-0.00226942527706, -0.05556718498245, 0.97814869892935, 9.93301648583337], abs=1e-12
     )
 
 
 def test_the_tape_of_a_short_ascent_begins_that_of_a_long_one_at_any_size():
-    short = draw(RenderConfig(size=8, steps=5), ["u"], 3).tape
-    assert torch.equal(short, draw(RenderConfig(size=16, steps=50), ["u"], 1).tape[:5])
-    assert draw(RenderConfig(size=8, steps=0), ["u"], 3).tape.shape == (1, 1, 4)
+    short = seeded_starts(RenderConfig(size=8, steps=5), ["u"], 3).warps
+    assert torch.equal(short, seeded_starts(RenderConfig(size=16, steps=50), ["u"], 1).warps[:5])
+    assert seeded_starts(RenderConfig(size=8, steps=0), ["u"], 3).warps.shape == (1, 1, 4)
 
 
 def test_the_tape_stays_in_its_ranges():
-    tape = draw(RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0), ["u", "v"], 3).tape
+    warps = seeded_starts(RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0), ["u", "v"], 3).warps
     for column, (low, high) in enumerate([(-0.2, 0.2), (-0.2, 0.2), (0.7, 1.3), (-40.0, 40.0)]):
-        values = tape[..., column]
+        values = warps[..., column]
         assert low <= values.min() < low + 0.1 * (high - low)
         assert high >= values.max() > high - 0.1 * (high - low)
 
 
 def test_replaced_units_are_those_of_the_other_draw():
     config = RenderConfig(size=8, steps=3)
-    first, second = draw(config, ["a", "b", "c"], 3), draw(config, ["c", "a"], 3, restart=2)
+    first, second = seeded_starts(config, ["a", "b", "c"], 3), seeded_starts(config, ["c", "a"], 3, restart=2)
     mixed = first.replace([2, 0], second)
     assert mixed.restart.tolist() == [2, 0, 2]
-    assert torch.equal(mixed.start[0], second.start[1])
-    assert torch.equal(mixed.tape[:, 2], second.tape[:, 0])
-    assert torch.equal(mixed.start[1], first.start[1])
-    assert torch.equal(mixed.pick([1]).tape, first.pick([1]).tape)
+    assert torch.equal(mixed.values[0], second.values[1])
+    assert torch.equal(mixed.warps[:, 2], second.warps[:, 0])
+    assert torch.equal(mixed.values[1], first.values[1])
+    assert torch.equal(mixed.select([1]).warps, first.select([1]).warps)
 
 
 @pytest.mark.parametrize(("h", "w"), [(16, 16), (9, 12), (12, 9)])
@@ -173,7 +173,7 @@ def test_maco_holds_the_magnitudes_whatever_the_phases(h, w):
     assert isinstance(parameterization(torch.randn(1, 3, h, w // 2 + 1, 2), config), Maco)
     before = images().detach().logit() / CONTRAST
     with torch.no_grad():
-        images.spectrum += torch.randn_like(images.spectrum)
+        images.values += torch.randn_like(images.values)
     after = images().detach().logit() / CONTRAST
     assert (before - after).abs().max() > 0.1
     fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)

@@ -47,7 +47,7 @@ def test_a_neuron_has_the_same_activation_and_gradient_on_its_field(name):
     whole = neuron(layer, [0, 3])
     with Trunk(model, (layer,), config) as trunk:
         cut, small = at_receptive_field(trunk, whole, config)
-        assert max(small.canvas) < side + 8  # the field, begun at a multiple of the stride
+        assert max(small.image_hw) < side + 8  # the field, begun at a multiple of the stride
         image = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
         full = whole.score(trunk(image).__getitem__)
         (gradient,) = torch.autograd.grad(full.sum(), image)
@@ -58,8 +58,8 @@ def test_a_neuron_has_the_same_activation_and_gradient_on_its_field(name):
         window = (
             slice(None),
             slice(None),
-            slice(corner, corner + small.canvas[0]),
-            slice(corner, corner + small.canvas[1]),
+            slice(corner, corner + small.image_hw[0]),
+            slice(corner, corner + small.image_hw[1]),
         )
         part = image.detach()[window].requires_grad_()
         score = cut.score(trunk(part).__getitem__)
@@ -118,7 +118,7 @@ def test_a_field_at_the_border_is_cut_by_it():
         cut, small = at_receptive_field(trunk, neuron("4", [0], (0, 31)), config)
         image = torch.rand(1, 3, 32, 32)
         scores = [score_images(trunk, neuron("4", [0], (0, 31)), image), score_images(trunk, cut, image[..., :4, 28:])]
-    assert small.canvas == (4, 4)
+    assert small.image_hw == (4, 4)
     torch.testing.assert_close(scores[0], scores[1])
 
 

@@ -43,14 +43,14 @@ class Fourier(nn.Module):
     def __init__(self, start: Tensor, size: tuple[int, int], decay: float = 1.0, color: Tensor | None = None) -> None:
         super().__init__()
         self.size = size
-        self.spectrum = nn.Parameter(start.detach().clone())
+        self.values = nn.Parameter(start.detach().clone())
         kind = {"device": start.device, "dtype": start.dtype}
         self.register_buffer("scale", frequency_scale(size, decay).to(**kind)[..., None])
         self.register_buffer("onesided", onesided_mask(size[1]).to(**kind))
         self.register_buffer("color", None if color is None else color.to(**kind))
 
     def forward(self) -> Tensor:
-        x = inverse(torch.view_as_complex(self.scale * self.spectrum), self.onesided, self.size[1]) / MAGIC
+        x = inverse(torch.view_as_complex(self.scale * self.values), self.onesided, self.size[1]) / MAGIC
         return torch.sigmoid(x if self.color is None else recorrelate(x, self.color))
 
 
@@ -58,7 +58,7 @@ class Pixel(nn.Module):
     """Images from pixels: sigmoid(M x).
 
     Args:
-        start: first values (unit, channels, h, w), copied. The parameter is named `spectrum` as in `Fourier`.
+        start: first values (unit, channels, h, w), copied. The parameter is named `values` as in `Fourier`.
         color: matrix (3, 3), or None for none.
     """
 
@@ -66,11 +66,11 @@ class Pixel(nn.Module):
 
     def __init__(self, start: Tensor, color: Tensor | None = None) -> None:
         super().__init__()
-        self.spectrum = nn.Parameter(start.detach().clone())
+        self.values = nn.Parameter(start.detach().clone())
         self.register_buffer("color", None if color is None else color.to(start.device, start.dtype))
 
     def forward(self) -> Tensor:
-        return torch.sigmoid(self.spectrum if self.color is None else recorrelate(self.spectrum, self.color))
+        return torch.sigmoid(self.values if self.color is None else recorrelate(self.values, self.color))
 
 
 class Maco(nn.Module):
@@ -79,7 +79,7 @@ class Maco(nn.Module):
     MAgnitude Constrained Optimization (Fel et al. 2023): no frequency can be amplified beyond its share in natural images.
 
     Args:
-        start: (unit, channels, h, w//2 + 1, 2), of which the angles are the first phases. The parameter is named `spectrum`.
+        start: (unit, channels, h, w//2 + 1, 2), of which the angles are the first phases. The parameter is named `values`.
         size: (h, w) of the images in pixels.
         decay: power of 1/f of the magnitudes where there is no profile.
         profile: mean magnitudes of natural images by frequency, see `magnitude_profile`.
@@ -100,7 +100,7 @@ class Maco(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.spectrum = nn.Parameter(torch.atan2(start[..., 1], start[..., 0]).detach().contiguous())
+        self.values = nn.Parameter(torch.atan2(start[..., 1], start[..., 0]).detach().contiguous())
         kind = {"device": start.device, "dtype": start.dtype}
         magnitude = frequency_scale(size, decay) if profile is None else profile_scale(size, profile)
         magnitude[0, 0] = 0  # the mean is gray
@@ -109,7 +109,7 @@ class Maco(nn.Module):
         self.register_buffer("color", None if color is None else color.to(**kind))
 
     def forward(self) -> Tensor:
-        spectrum = torch.polar(self.magnitude.expand_as(self.spectrum), self.spectrum)
+        spectrum = torch.polar(self.magnitude.expand_as(self.values), self.values)
         x = inverse(spectrum, self.onesided, self.size[1])
         x = x / x.square().mean((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
         return torch.sigmoid(CONTRAST * (x if self.color is None else recorrelate(x, self.color)))
@@ -123,8 +123,8 @@ def parameterization(start: Tensor, config: RenderConfig) -> Fourier | Pixel | M
     if config.parameterization == "pixel":
         return Pixel(start, color)
     if config.parameterization == "maco":
-        return Maco(start, config.canvas, config.decay, config.profile, color)
-    return Fourier(start, config.canvas, config.decay, color)
+        return Maco(start, config.image_hw, config.decay, config.profile, color)
+    return Fourier(start, config.image_hw, config.decay, color)
 
 
 def as_lucent_param(
@@ -134,6 +134,6 @@ def as_lucent_param(
 
     lucent runs on `cuda:0` where there is one: move the parameterization there first.
 
-    >>> render_vis(model, "layer4:7", as_lucent_param(parameterization(draw.start, config)))  # doctest: +SKIP
+    >>> render_vis(model, "layer4:7", as_lucent_param(parameterization(starts.values, config)))  # doctest: +SKIP
     """
-    return lambda: ([images.spectrum], images)
+    return lambda: ([images.values], images)

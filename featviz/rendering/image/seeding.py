@@ -1,8 +1,8 @@
-"""The draw: per unit, the random start and the whole tape of random warps, decided before the ascent begins.
+"""Seeding: the random start of every unit's image, and the random warps of all its steps, decided before the ascent.
 
-(seed, key of the unit, restart) -> Draw. Every unit has its own generators, so its draw never depends on the
-units it is batched with, and subjects that share a draw differ by their weights alone. The tape does not
-depend on the image size, and the tape of a shorter ascent begins that of a longer one.
+(seed, layer, unit, restart) -> `Starts`. Every unit has random generators of its own, so what it gets does not depend on
+the units that it is batched with; subjects that share the starts differ by their weights alone. The warps do not depend on
+the image size, and those of a short ascent are the first ones of a longer ascent.
 """
 
 import hashlib
@@ -17,37 +17,36 @@ from featviz.rendering.image.spectrum import spectrum_shape
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
-    """Starts and tapes of some units.
+class Starts:
+    """The starts of some units.
 
-    start: (unit, channels, h, w//2 + 1, 2) for the Fourier parameterization, (unit, channels, h, w) for
-        pixels.
-    tape: (step, unit, 4): shift x and y as fractions of width and height (right and down positive), scale (1
-        leaves the size, more enlarges), angle in degrees (clockwise positive). At least one row, so that
-        there is a first view of a start that is not to be moved.
-    restart: (unit,) which of its draws each unit has, 0 the first; on the CPU.
+    values: (unit, ...), the first values of what Adam moves; the shape of one unit's is the parameterization's `start_shape`.
+    warps: (step, unit, 4), the parameters of the warp at every step: shift x and y as fractions of width and height (right
+        and down are positive), scale (1 leaves the size, more enlarges), angle in degrees (clockwise is positive). At least
+        one step, also where no step will be made: whether a unit has a gradient is tried under the first warp.
+    restart: (unit,) which of its starts each unit has, 0 for the first; on the CPU.
     """
 
-    start: Tensor
-    tape: Tensor
+    values: Tensor
+    warps: Tensor
     restart: Tensor
 
     def __len__(self) -> int:
-        return self.start.shape[0]
+        return self.values.shape[0]
 
-    def pick(self, index: Sequence[int] | Tensor) -> "Draw":
-        """The draw of some of its units, in the order of `index`."""
+    def select(self, index: Sequence[int] | Tensor) -> "Starts":
+        """The starts of the units at `index`, in that order."""
         rows = torch.as_tensor(index, dtype=torch.long)
-        there = rows.to(self.start.device)
-        return Draw(self.start[there], self.tape[:, there], self.restart[rows.cpu()])
+        on_device = rows.to(self.values.device)
+        return Starts(self.values[on_device], self.warps[:, on_device], self.restart[rows.cpu()])
 
-    def replace(self, index: Sequence[int] | Tensor, other: "Draw") -> "Draw":
-        """This draw with the units at `index` replaced by the units of `other` (as many, in that order)."""
+    def replace(self, index: Sequence[int] | Tensor, other: "Starts") -> "Starts":
+        """These starts, where the units at `index` have those of `other` (as many, in that order)."""
         rows = torch.as_tensor(index, dtype=torch.long)
-        there = rows.to(self.start.device)
-        start, tape, restart = self.start.clone(), self.tape.clone(), self.restart.clone()
-        start[there], tape[:, there], restart[rows.cpu()] = other.start, other.tape, other.restart
-        return Draw(start, tape, restart)
+        on_device = rows.to(self.values.device)
+        values, warps, restart = self.values.clone(), self.warps.clone(), self.restart.clone()
+        values[on_device], warps[:, on_device], restart[rows.cpu()] = other.values, other.warps, other.restart
+        return Starts(values, warps, restart)
 
 
 def generator(*key: Hashable) -> torch.Generator:
@@ -56,31 +55,32 @@ def generator(*key: Hashable) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def draw(
+def seeded_starts(
     config: RenderConfig,
     keys: Sequence[Hashable],
     channels: int,
     restart: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> Draw:
-    """Draw the starts and tapes of the units named by `keys`, for images of `channels` color channels.
+) -> Starts:
+    """The starts of the units named by `keys`, for images of `channels` color channels.
 
-    Drawn in float64 and rounded to `dtype`, so that the same seed means the same image at every precision.
+    Random numbers are made in float64 and rounded to `dtype`, so that the same seed means the same image at every precision.
 
     Args:
         keys: one per unit, ints, strings or tuples of them, for example ("layer3.1.conv2", 17).
-        restart: number of this attempt; each gives another draw.
+        restart: 0, 1, 2, ...; each gives a unit another start and other warps.
     """
-    h, w = config.canvas
+    h, w = config.image_hw
     shape = (channels, h, w) if config.parameterization == "pixel" else (channels, *spectrum_shape((h, w)))
-    starts, tapes = [], []
+    steps = max(config.steps, 1)
+    values, warps = [], []
     for key in keys:
         normal = generator(config.seed, key, restart, "start")
-        uniform = generator(config.seed, key, restart, "tape")
-        starts.append(torch.randn(shape, generator=normal, dtype=torch.float64) * config.sd)
-        tapes.append(torch.rand(max(config.steps, 1), 4, generator=uniform, dtype=torch.float64) * 2 - 1)
-    width = torch.tensor([config.jitter, config.jitter, config.scale, config.rotation], dtype=torch.float64)
-    middle = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
-    start = torch.stack(starts) if starts else torch.empty(0, *shape)
-    tape = torch.stack(tapes, 1) if tapes else torch.empty(max(config.steps, 1), 0, 4)
-    return Draw(start.to(dtype), (middle + width * tape).to(dtype), torch.full((len(keys),), restart))
+        uniform = generator(config.seed, key, restart, "tape")  # another word would give other warps to every seed
+        values.append(torch.randn(shape, generator=normal, dtype=torch.float64) * config.sd)
+        warps.append(torch.rand(steps, 4, generator=uniform, dtype=torch.float64) * 2 - 1)
+    reach = torch.tensor([config.jitter, config.jitter, config.scale, config.rotation], dtype=torch.float64)
+    identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    start = torch.stack(values) if values else torch.empty(0, *shape)
+    uniform = torch.stack(warps, 1) if warps else torch.empty(steps, 0, 4)
+    return Starts(start.to(dtype), (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart))

@@ -74,7 +74,7 @@ def must_fit(images: int, config: RenderConfig, device: torch.device) -> Iterato
 
 
 def _too_large(images: int, config: RenderConfig, device: torch.device) -> RenderError:
-    (h, w), (fed_h, fed_w) = config.canvas, config.fed
+    (h, w), (fed_h, fed_w) = config.image_hw, config.input_hw
     fed = "" if (h, w) == (fed_h, fed_w) else f", fed at {fed_h} x {fed_w} px,"
     return RenderError(
         f"{images} images of {h} x {w} px{fed} do not fit the memory of {device}: "
@@ -104,10 +104,12 @@ def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.full((1, trunk.channels, *config.fed), 0.5, device=trunk.device, dtype=trunk.dtype).requires_grad_()
+    images = torch.full(
+        (1, trunk.channels, *config.input_hw), 0.5, device=trunk.device, dtype=trunk.dtype
+    ).requires_grad_()
     with must_fit(1, config, trunk.device), torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
         found = trunk(images, once=True)  # holds what is counted, so that no address is used twice
-        score = objective.pick([0]).score(found.__getitem__)
+        score = objective.select([0]).score(found.__getitem__)
     del found, score
     for weight in trunk.weights():  # after the run, which may have made them
         saved.pop(weight.untyped_storage().data_ptr(), None)

@@ -1,6 +1,6 @@
-"""The ascent: the one loop that turns draws into images.
+"""The ascent: the one loop that turns starts into images.
 
-(trunk, objective, draw) -> Renderings. Step: parameterization -> images -> one warp per image -> trunk ->
+(trunk, objective, starts) -> Renderings. Step: parameterization -> images -> one warp per image -> trunk ->
 objective -> sum over units -> gradient with respect to the images' parameters alone -> Adam. The sum keeps
 the units apart: the gradient of a unit's image is that of its own score, whatever it is batched with. Nothing
 is read back to the host until a batch is done.
@@ -18,12 +18,12 @@ from featviz.config import RenderConfig
 from featviz.errors import RenderError
 from featviz.rendering.backends.cuda_graph import Recorded
 from featviz.rendering.image.parameterizations import parameterization
-from featviz.rendering.image.seeding import Draw
+from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import Trunk
 from featviz.rendering.objectives import Objective
 from featviz.rendering.optimize.batching import batch_size, in_batches
 from featviz.rendering.optimize.malloc import held_memory
-from featviz.rendering.robustness.warps import neutral_row, sampling_matrices, warp, warp_by
+from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
 
 Transform = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class Renderings:
     trace: (step, unit) of the scores during the ascent, each under that step's warp; NaN after a unit had converged.
     dead: (unit,) bool: the ascent had no usable gradient or ended without a finite score; the image means
         nothing.
-    restart: (unit,) which of the unit's draws was used, 0 the first.
+    restart: (unit,) which of the unit's starts was used, 0 the first.
     """
 
     images: Tensor
@@ -53,7 +53,7 @@ class Renderings:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    def pick(self, index: Sequence[int]) -> "Renderings":
+    def select(self, index: Sequence[int]) -> "Renderings":
         """Some of them, in the order of `index`."""
         rows = list(index)
         return Renderings(self.images[rows], self.score[rows], self.trace[:, rows], self.dead[rows], self.restart[rows])
@@ -73,35 +73,35 @@ class Renderings:
 def ascend(
     trunk: Trunk,
     objective: Objective,
-    draw: Draw,
+    starts: Starts,
     config: RenderConfig,
     transform: Transform | None = None,
     progress: Progress | None = None,
 ) -> Renderings:
-    """Climb from the draw's starts for `config.steps` steps of Adam, a batch of units at a time.
+    """Climb from the starts for `config.steps` steps of Adam, a batch of units at a time.
 
     With `config.tolerance` a unit stops earlier, once its score no longer grows, and others take its place in the batch.
 
     Args:
         trunk: an open trunk with the objective's layers.
         objective: a score per image; one that couples its images gets them all in one batch.
-        draw: starts and tapes; its units are the objective's images.
-        transform: in place of the tape: images (unit, c, h, w) in [0, 1] -> what the network is fed,
+        starts: starts and warp parameters; their units are the objective's images.
+        transform: in place of the warps: images (unit, c, h, w) in [0, 1] -> what the network is fed,
             differentiable (for example a `kornia.augmentation` pipeline). Its randomness is its own, so that
             a unit's image may then depend on its batch.
         progress: called after every step with (steps done, steps to do), one per image and step.
 
     Raises:
-        RenderError: the objective prescribes another number of images than the draw has.
+        RenderError: the objective prescribes another number of images than there are starts.
     """
-    _same_number(objective, draw)
+    _same_number(objective, starts)
 
     def climb(rows: list[int]) -> Climb:
-        return Climb(trunk, objective.pick(rows), draw.pick(rows), config, transform)
+        return Climb(trunk, objective.select(rows), starts.select(rows), config, transform)
 
     way = _queued if config.tolerance and config.steps and not objective.coupled else _all_together
     with _steady_memory(trunk):
-        return way(trunk, objective, len(draw), config, climb, progress or (lambda done, steps: None))
+        return way(trunk, objective, len(starts), config, climb, progress or (lambda done, steps: None))
 
 
 def _all_together(
@@ -152,7 +152,7 @@ def _queued(
             for place, row in enumerate(rows):
                 on_the_way[row] = states[place]
                 if over[place] and found is not None:
-                    done[row] = found.pick([place])
+                    done[row] = found.select([place])
                     del on_the_way[row]
 
         in_batches(trunk, objective, len(left), config, work)
@@ -167,23 +167,28 @@ class Climb:
     """The ascent of one batch, step by step."""
 
     def __init__(
-        self, trunk: Trunk, objective: Objective, draw: Draw, config: RenderConfig, transform: Transform | None = None
+        self,
+        trunk: Trunk,
+        objective: Objective,
+        starts: Starts,
+        config: RenderConfig,
+        transform: Transform | None = None,
     ) -> None:
         self._trunk, self._objective, self._config, self._transform = trunk, objective, config, transform
-        self._painter = parameterization(draw.start.to(trunk.device, trunk.dtype), config)
+        self._painter = parameterization(starts.values.to(trunk.device, trunk.dtype), config)
         on_cuda = trunk.device.type == "cuda"
         kind = {"device": trunk.device, "dtype": torch.float64 if trunk.device.type == "cpu" else torch.float32}
         self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
         self._rate = torch.zeros((), **kind)
         fused = on_cuda or trunk.device.type == "cpu"
         self._adam = torch.optim.Adam(
-            [self._painter.spectrum], betas=(config.beta1, 0.999), maximize=True, fused=fused, capturable=on_cuda
+            [self._painter.values], betas=(config.beta1, 0.999), maximize=True, fused=fused, capturable=on_cuda
         )
         self._adam.param_groups[0]["lr"] = self._rate
-        self._matrices = sampling_matrices(draw.tape, config.canvas).to(trunk.device, trunk.dtype)
-        self._trace = torch.full((config.steps, len(draw)), torch.nan, device=trunk.device, dtype=trunk.dtype)
-        self._usable = torch.zeros(len(draw), device=trunk.device, dtype=torch.long)
-        self._restart = draw.restart
+        self._matrices = sampling_matrices(starts.warps, config.image_hw).to(trunk.device, trunk.dtype)
+        self._trace = torch.full((config.steps, len(starts)), torch.nan, device=trunk.device, dtype=trunk.dtype)
+        self._usable = torch.zeros(len(starts), device=trunk.device, dtype=torch.long)
+        self._restart = starts.restart
         self._done = 0
         self._at = torch.zeros(1, device=trunk.device, dtype=torch.long)  # the same number, where the work is done
         # A transform and a callable may draw numbers on the host, which a recording would repeat.
@@ -191,13 +196,13 @@ class Climb:
         self._advance = Recorded(self._step, trunk.device) if recordable else self._step
 
     def step(self) -> None:
-        """One step of all units, under the tape's next warp."""
+        """One step of all units, under the next warps."""
         self._advance()
         self._done += 1
 
     def _step(self) -> None:
         """What changes from step to step is read from the device: see `recording.py`."""
-        spectrum = self._painter.spectrum
+        spectrum = self._painter.values
         self._rate.copy_(self._rates.index_select(0, self._at).squeeze(0))
         images = self._painter()
         matrices = self._matrices.index_select(0, self._at).squeeze(0)
@@ -214,9 +219,9 @@ class Climb:
 
     def states(self) -> list[dict[str, Tensor]]:
         """Per unit, on the CPU: all that `go_on` needs."""
-        moments = self._adam.state[self._painter.spectrum]
+        moments = self._adam.state[self._painter.values]
         whole = {
-            "spectrum": self._painter.spectrum.detach(),
+            "spectrum": self._painter.values.detach(),
             "exp_avg": moments["exp_avg"],
             "exp_avg_sq": moments["exp_avg_sq"],
             "trace": self._trace[: self._done].T,
@@ -228,7 +233,7 @@ class Climb:
     def go_on(self, done: int, states: Sequence[dict[str, Tensor]]) -> None:
         """Take up the ascents of these units after `done` steps."""
         whole = {name: torch.stack([state[name] for state in states]).to(self._trunk.device) for name in states[0]}
-        spectrum = self._painter.spectrum
+        spectrum = self._painter.values
         with torch.no_grad():
             spectrum.copy_(whole["spectrum"])
         self._adam.state[spectrum] = {
@@ -267,7 +272,7 @@ def learning_rate(config: RenderConfig, step: int) -> float:
 def alive(
     trunk: Trunk,
     objective: Objective,
-    draw: Draw,
+    starts: Starts,
     config: RenderConfig,
     transform: Transform | None = None,
     once: bool = False,
@@ -275,18 +280,20 @@ def alive(
     """Which units can climb: (unit,) bool on the CPU, gradient at the start under the first warp finite and
     not zero. `once`: no ascent in batches of this size will follow.
     """
-    _same_number(objective, draw)
+    _same_number(objective, starts)
 
     def work(rows: list[int]) -> Tensor:
-        part = draw.pick(rows)
-        painter = parameterization(part.start.to(trunk.device, trunk.dtype), config)
-        matrices = sampling_matrices(part.tape[0], config.canvas).to(trunk.device, trunk.dtype)
+        part = starts.select(rows)
+        painter = parameterization(part.values.to(trunk.device, trunk.dtype), config)
+        matrices = sampling_matrices(part.warps[0], config.image_hw).to(trunk.device, trunk.dtype)
         images = painter()
-        score = _score(trunk, objective.pick(rows), images, _fed(trunk, images, matrices, config, transform), once=once)
-        return _usable(_gradient(score, painter.spectrum)).cpu()
+        score = _score(
+            trunk, objective.select(rows), images, _fed(trunk, images, matrices, config, transform), once=once
+        )
+        return _usable(_gradient(score, painter.values)).cpu()
 
     with _steady_memory(trunk):
-        return torch.cat(in_batches(trunk, objective, len(draw), config, work))
+        return torch.cat(in_batches(trunk, objective, len(starts), config, work))
 
 
 def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
@@ -298,36 +305,38 @@ def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
 
     def work(rows: list[int]) -> Tensor:
         part = images[rows].to(trunk.device, trunk.dtype)
-        return _plain_score(trunk, objective.pick(rows), part).cpu()
+        return _plain_score(trunk, objective.select(rows), part).cpu()
 
     with torch.no_grad():
         return torch.cat(in_batches(trunk, objective, len(images), trunk.config, work))
 
 
-def _same_number(objective: Objective, draw: Draw) -> None:
-    if objective.images not in (None, len(draw)):
-        raise RenderError(f"the objective is for {objective.images} images, the draw for {len(draw)}: make them equal.")
-    if not len(draw):
+def _same_number(objective: Objective, starts: Starts) -> None:
+    if objective.images not in (None, len(starts)):
+        raise RenderError(
+            f"the objective is for {objective.images} images, the starts are for {len(starts)}: make them equal."
+        )
+    if not len(starts):
         raise RenderError("there is no unit to render: name at least one.")
 
 
 def _fed(trunk: Trunk, images: Tensor, matrices: Tensor, config: RenderConfig, transform: Transform | None) -> Tensor:
     """What the network sees at a step."""
     if transform is None:
-        return warp_by(images, matrices, config.fed, config.border, trunk.mean)
+        return resample(images, matrices, config.input_hw, config.border, trunk.mean)
     seen = transform(images)
-    return seen if config.input_size is None else _resized(seen, config.fed)
+    return seen if config.input_size is None else _resized(seen, config.input_hw)
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
-    return warp(images, neutral_row(len(images), images), size, "border")
+    return warp(images, identity_warps(len(images), images), size, "border")
 
 
 def _plain_score(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
     h, w = images.shape[-2:]
-    size = (h, w) if trunk.config.input_size is None else trunk.config.fed
+    size = (h, w) if trunk.config.input_size is None else trunk.config.input_hw
     return _score(trunk, objective, images, _resized(images, size), precise=True)
 
 

@@ -1,4 +1,4 @@
-"""Restarts: a unit whose start gives it no gradient gets another draw, and is reported where none helps.
+"""Restarts: a unit whose start gives it no gradient gets another start, and is reported where none helps.
 
 A ReLU that is off everywhere has gradient zero; an ascent from there would silently stay gray.
 """
@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.rendering.image.seeding import Draw, draw
+from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.network.feature_extractor import Trunk
 from featviz.rendering.objectives import Objective
 from featviz.rendering.optimize.loop import Transform, alive
 
 
-def living_draw(
+def starts_with_gradient(
     climbs: Sequence[tuple[Trunk, Objective]],
     keys: Sequence[Hashable],
     config: RenderConfig,
     transform: Transform | None = None,
-) -> tuple[Draw, Tensor]:
-    """One draw for all subjects, in which every unit can climb where any of `config.restarts` more draws
+) -> tuple[Starts, Tensor]:
+    """One start per unit for all subjects, in which every unit can climb where any of `config.restarts` more starts
     allows it.
 
-    A unit keeps the first of its draws in which most subjects have a gradient. What a unit gets depends on
+    A unit keeps the first of its starts in which most subjects have a gradient. What a unit gets depends on
     its own key and the subjects alone.
 
     Args:
-        climbs: (open trunk, objective) of every subject that shares the draw; the objectives have the same
+        climbs: (open trunk, objective) of every subject that shares the starts; the objectives have the same
             images.
-        keys: one per unit, see `draw`.
+        keys: one per unit, see `seeded_starts`.
 
     Returns:
-        The draw, and (subject, unit) bool: who can climb from it.
+        The starts, and (subject, unit) bool: who can climb from it.
     """
     channels, dtype = climbs[0][0].channels, climbs[0][0].dtype
-    best = draw(config, keys, channels, 0, dtype)
+    best = seeded_starts(config, keys, channels, 0, dtype)
     living = torch.stack([alive(trunk, objective, best, config, transform) for trunk, objective in climbs])
     for restart in range(1, config.restarts + 1):
         left = (~living.all(0)).nonzero().flatten().tolist()
@@ -45,11 +45,11 @@ def living_draw(
         if not left:
             break
         rows = list(range(len(keys))) if coupled else left
-        other = draw(config, [keys[i] for i in rows], channels, restart, dtype)
-        found = torch.stack([alive(trunk, o.pick(rows), other, config, transform, once=True) for trunk, o in climbs])
+        other = seeded_starts(config, [keys[i] for i in rows], channels, restart, dtype)
+        found = torch.stack([alive(trunk, o.select(rows), other, config, transform, once=True) for trunk, o in climbs])
         better = (found.sum(0) > living[:, rows].sum(0)).nonzero().flatten().tolist()
         places = [rows[i] for i in better]
-        best = best.replace(places, other.pick(better))
+        best = best.replace(places, other.select(better))
         living[:, places] = found[:, better]
     return best, living
 
@@ -59,7 +59,7 @@ def warn_of_dead(names: Sequence[str], config: RenderConfig, stacklevel: int) ->
     if names:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         warnings.warn(
-            f"{shown}: no usable gradient from {config.restarts + 1} draws, the image means nothing; "
+            f"{shown}: no usable gradient from {config.restarts + 1} starts, the image means nothing; "
             "take the layer before the ReLU, or more restarts.",
             stacklevel=stacklevel + 1,
         )

@@ -1,10 +1,8 @@
-"""Robustness to small warps: one affine resample per image and step does jitter, zoom, rotation and resize
-together.
+"""Random warps: one affine resampling per image and step does shift, zoom, rotation and resizing together.
 
-images (unit, c, h, w) and a tape row (unit, 4) -> what the network is fed (unit, c, h_in, w_in). A feature
-that holds under such warps cannot be made of high-frequency noise (Olah et al. 2017, transformation
-robustness). One resample instead of Lucid's pad, jitter, scale, rotate, jitter and resize blurs once and
-costs a third.
+images (unit, c, h, w), warp parameters (unit, 4) -> the network's input (unit, c, h_in, w_in). A feature that stays under
+such warps cannot consist of high-frequency noise (Olah et al. 2017, "Feature Visualization", transformation robustness).
+Lucid resamples six times (pad, jitter, scale, rotate, jitter, resize); once blurs less and costs a third.
 """
 
 import torch
@@ -15,73 +13,72 @@ from torch.nn import functional as F
 
 def warp(
     images: Tensor,
-    tape_row: Tensor,
+    warps: Tensor,
     out_size: tuple[int, int],
     border: str = "reflection",
     fill: Tensor | float = 0.0,
 ) -> Tensor:
-    """Warp every image by its own row.
+    """Warp every image by its own parameters: (unit, c, h, w) -> (unit, c, h_in, w_in).
 
-    The image is rotated and zoomed about its centre, then shifted, then resized to `out_size`, all bilinear
-    in one resample. Pixels are squares with their centre at half-integers (`align_corners=False`), so a
-    canvas twice the network's input is shrunk by exactly two, and a neutral row at the canvas size gives the
-    image back.
+    The image is rotated and zoomed about its centre, then shifted, then resized to `out_size`, all in one bilinear
+    resampling. Pixels are squares whose centres lie at half-integers (`align_corners=False`), so an image of twice the
+    network's input is reduced by exactly two, and the identity at the size of the image gives the image back.
 
     Args:
         images: (unit, c, h, w).
-        tape_row: (unit, 4): shift x, y (fractions of width, height), scale, angle in degrees; see
-            `Draw.tape`.
+        warps: (unit, 4): shift x, y (fractions of width, height), scale, angle in degrees; see `Starts.warps`.
         out_size: (h_in, w_in) in pixels.
-        border: what lies outside of the image: "reflection", "border" (its edge) or "zeros", which means
-            `fill`.
-        fill: colour beyond the border for "zeros": a number, or (c,).
+        border: what is read outside of the image: "reflection", "border" (the pixels of its edge), or "zeros", which
+            means `fill`.
+        fill: color outside of the image for "zeros": a number, or (c,).
     """
-    h, w = images.shape[-2:]
-    return warp_by(images, sampling_matrices(tape_row, (h, w)), out_size, border, fill)
+    return resample(images, sampling_matrices(warps, (images.shape[-2], images.shape[-1])), out_size, border, fill)
 
 
-def sampling_matrices(tape: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where the network's input reads an image of `size` (h, w): matrices (..., 2, 3) of tape rows (..., 4), for `warp_by`.
+def sampling_matrices(warps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The matrices (..., 2, 3) of warp parameters (..., 4) for images of `size` (h, w), as `resample` takes them.
 
-    From output to image, in coordinates that run from -1 to 1 between the outer edges (`align_corners=False`), in which
-    resizing changes nothing. Made in float64 for a whole tape at once: nothing is left for a step of the ascent to compute.
+    A matrix maps a position of the output to the position of the image that is read there, both in coordinates from -1 to 1
+    between the outer edges (`align_corners=False`), in which resizing is the identity. They are computed in float64 for all
+    steps at once, before the ascent.
     """
-    rows = tape.reshape(-1, 4).cpu().double()  # some devices have no float64
+    rows = warps.reshape(-1, 4).cpu().double()  # some devices have no float64
     h, w = size
     side = torch.tensor([w, h], dtype=torch.float64)
     centre = ((side - 1) / 2).expand(len(rows), 2)
-    moved = get_affine_matrix2d(rows[:, :2] * side, centre, rows[:, 2:3].expand(-1, 2), rows[:, 3])
-    pixels = _pixels(w, h)
-    found = torch.linalg.inv(pixels) @ torch.linalg.inv(moved) @ pixels
-    return found[:, :2].to(tape).reshape(*tape.shape[:-1], 2, 3)
+    forward = get_affine_matrix2d(rows[:, :2] * side, centre, rows[:, 2:3].expand(-1, 2), rows[:, 3])
+    to_pixels = _edge_coordinates_to_pixels(w, h)
+    backward = torch.linalg.inv(to_pixels) @ torch.linalg.inv(forward) @ to_pixels
+    return backward[:, :2].to(warps).reshape(*warps.shape[:-1], 2, 3)
 
 
-def _pixels(w: int, h: int) -> Tensor:
-    """From edge coordinates to pixels: ((x + 1) * side - 1) / 2."""
+def _edge_coordinates_to_pixels(w: int, h: int) -> Tensor:
+    """The matrix of x -> ((x + 1) * side - 1) / 2: from -1 ... 1 between the outer edges to pixel indices."""
     return torch.tensor([[w / 2, 0, (w - 1) / 2], [0, h / 2, (h - 1) / 2], [0, 0, 1]], dtype=torch.float64)
 
 
-def warp_by(
+def resample(
     images: Tensor, matrices: Tensor, out_size: tuple[int, int], border: str, fill: Tensor | float = 0.0
 ) -> Tensor:
-    """Resample images (unit, c, h, w) by `sampling_matrices` (unit, 2, 3); see `warp`."""
-    grid = _grid(matrices, out_size)
+    """Images (unit, c, h, w) read at the positions of `sampling_matrices` (unit, 2, 3); other arguments as for `warp`."""
+    grid = _sampling_grid(matrices, out_size)
     if border != "zeros":
         return F.grid_sample(images, grid, padding_mode=border, align_corners=False)
-    shift = fill.view(-1, 1, 1) if isinstance(fill, Tensor) else fill
-    return F.grid_sample(images - shift, grid, align_corners=False) + shift
+    offset = fill.view(-1, 1, 1) if isinstance(fill, Tensor) else fill
+    return F.grid_sample(images - offset, grid, align_corners=False) + offset
 
 
-def _grid(matrices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where every output pixel reads: (unit, h, w, 2), what its row gives and what its column gives, added."""
-    down, across = (
-        (2 * torch.arange(side, device=matrices.device, dtype=matrices.dtype) + 1) / side - 1 for side in size
-    )
-    of_columns = across[:, None] * matrices[:, None, :, 0]
-    of_rows = down[:, None] * matrices[:, None, :, 1] + matrices[:, None, :, 2]
-    return of_columns[:, None] + of_rows[:, :, None]
+def _sampling_grid(matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """(unit, h, w, 2): where every output pixel reads, the part of its row plus the part of its column.
+
+    The same as `F.affine_grid`, in fewer operations: a product of matrices per pixel becomes one sum.
+    """
+    y, x = ((2 * torch.arange(side, device=matrices.device, dtype=matrices.dtype) + 1) / side - 1 for side in size)
+    by_column = x[:, None] * matrices[:, None, :, 0]
+    by_row = y[:, None] * matrices[:, None, :, 1] + matrices[:, None, :, 2]
+    return by_column[:, None] + by_row[:, :, None]
 
 
-def neutral_row(units: int, like: Tensor) -> Tensor:
-    """A tape row (unit, 4) that moves nothing."""
+def identity_warps(units: int, like: Tensor) -> Tensor:
+    """Warp parameters (unit, 4) that leave the image as it is, with the device and dtype of `like`."""
     return torch.tensor([0.0, 0.0, 1.0, 0.0], device=like.device, dtype=like.dtype).expand(units, 4)
