@@ -3,9 +3,11 @@
 The public names are loaded when they are first used, so that `import featviz` and the command line's help need no torch.
 """
 
+import ast
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
@@ -31,10 +33,19 @@ if TYPE_CHECKING:
     from featviz.merging.heads import merge_heads as merge_heads
     from featviz.merging.multi_network import merge_many as merge_many
     from featviz.rendering.image.color import color_matrix as color_matrix
+    from featviz.rendering.image.parameterizations import Parameterization as Parameterization
+    from featviz.rendering.image.parameterizations import register_parameterization as register_parameterization
     from featviz.rendering.image.spectrum import magnitude_profile as magnitude_profile
+    from featviz.rendering.objectives import Objective as Objective
+    from featviz.rendering.objectives import channel as channel
+    from featviz.rendering.objectives import deepdream as deepdream
+    from featviz.rendering.objectives import direction as direction
+    from featviz.rendering.objectives import diversity as diversity
+    from featviz.rendering.objectives import from_callable as from_callable
+    from featviz.rendering.objectives import logit as logit
+    from featviz.rendering.objectives import neuron as neuron
     from featviz.rendering.optimize.loop import Renderings as Renderings
     from featviz.rendering.render import render as render
-    from featviz.subjects import Subject as Subject
     from featviz.symmetry.discovery import permutation_groups as permutation_groups
     from featviz.symmetry.groups import Group as Group
     from featviz.symmetry.groups import PermutationGroups as PermutationGroups
@@ -42,53 +53,36 @@ if TYPE_CHECKING:
     from featviz.triplet import render_unit_triplet as render_unit_triplet
     from featviz.zoo.pair import bundled_pair as bundled_pair
 
-_HOME = {
-    "Alignment": "featviz.matching.alignment",
-    "FeatvizError": "featviz.errors",
-    "Group": "featviz.symmetry.groups",
-    "LossBarrier": "featviz.merging.barrier",
-    "PermutationGroups": "featviz.symmetry.groups",
-    "RenderConfig": "featviz.config",
-    "Renderings": "featviz.rendering.optimize.loop",
-    "Subject": "featviz.subjects",
-    "Triplets": "featviz.triplet",
-    "UnitIndexer": "featviz.matching.indexer",
-    "UnitMatch": "featviz.matching.indexer",
-    "ManyAlignment": "featviz.matching.multi_network",
-    "align_many": "featviz.matching.multi_network",
-    "merge_many": "featviz.merging.multi_network",
-    "align": "featviz.matching.alignment",
-    "bundled_pair": "featviz.zoo.pair",
-    "color_matrix": "featviz.rendering.image.color",
-    "evaluate_ensemble": "featviz.merging.ensemble",
-    "LayerConnectivity": "featviz.merging.connectivity",
-    "layer_connectivity": "featviz.merging.connectivity",
-    "plot_barriers": "featviz.gallery.plots",
-    "plot_connectivity": "featviz.gallery.plots",
-    "plot_variance": "featviz.gallery.plots",
-    "evaluate": "featviz.merging.barrier",
-    "load_alignment": "featviz.matching.alignment",
-    "loss_barrier": "featviz.merging.barrier",
-    "magnitude_profile": "featviz.rendering.image.spectrum",
-    "merge": "featviz.merging.average",
-    "merge_heads": "featviz.merging.heads",
-    "permutation_groups": "featviz.symmetry.discovery",
-    "read_permutations": "featviz.matching.exchange",
-    "render": "featviz.rendering.render",
-    "render_unit_triplet": "featviz.triplet",
-    "write_permutations": "featviz.matching.exchange",
-}
+__version__: str
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+def _modules() -> dict[str, str]:
+    """Public name -> module, from the imports above, which are only for type checkers."""
+    spec = globals()["__spec__"]
+    imports = ast.walk(ast.parse(spec.loader.get_source(spec.name)))
+    return {
+        alias.name: node.module
+        for node in imports
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("featviz.")
+        for alias in node.names
+    }
+
+
+_MODULES = _modules()
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("featviz")
+    if name not in _MODULES:
         raise AttributeError(f"module 'featviz' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

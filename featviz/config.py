@@ -7,6 +7,7 @@ from typing import Any
 
 from featviz.errors import AlignmentError, RenderError
 
+PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -26,7 +27,7 @@ class RenderConfig:
     tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
     schedule: str = "constant"  # of the learning rate, or "cosine": down to 0 at the last step
 
-    parameterization: str = "fourier"  # or "pixel", or "maco": phases alone
+    parameterization: str = "fourier"  # of PARAMETERIZATIONS: "fourier", "pixel", "maco" (phases alone), or a registered one
     sd: float = 0.01  # standard deviation of the start
     decay: float = 1.0  # power of 1/frequency in the Fourier parameterization
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says
@@ -57,7 +58,7 @@ class RenderConfig:
                 raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
             self._set(name, tuple(whole) if isinstance(value, (tuple, list)) else whole[0])
         choices = {
-            "parameterization": ("fourier", "pixel", "maco"),
+            "parameterization": PARAMETERIZATIONS,
             "schedule": ("constant", "cosine"),
             "border": ("reflection", "border", "zeros"),
             "precision": ("auto", "float32", "bfloat16", "float64"),

@@ -2,7 +2,15 @@
 
 from featviz.isolation import in_turn, ordinary_modes
 from featviz.rendering.image.color import IMAGENET_MATRIX, color_matrix, recorrelate
-from featviz.rendering.image.parameterizations import Fourier, Maco, Pixel, as_lucent_param, parameterization
+from featviz.rendering.image.fourier import Fourier
+from featviz.rendering.image.maco import Maco
+from featviz.rendering.image.parameterizations import (
+    Parameterization,
+    as_lucent_param,
+    parameterization,
+    register_parameterization,
+)
+from featviz.rendering.image.pixel import Pixel
 from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.image.spectrum import magnitude_profile
 from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
@@ -27,6 +35,7 @@ __all__ = [
     "Fourier",
     "Maco",
     "Objective",
+    "Parameterization",
     "Pixel",
     "Renderings",
     "Starts",
@@ -50,6 +59,7 @@ __all__ = [
     "parameterization",
     "recorded_layers",
     "recorrelate",
+    "register_parameterization",
     "render",
     "resolve_device",
     "resolve_layer",

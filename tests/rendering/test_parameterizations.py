@@ -1,4 +1,6 @@
-"""Spectra and colors become images as in lucent; draws belong to their unit alone."""
+"""Parameterizations make images as lucent does; one test runs over all; a unit's start is its own."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -6,8 +8,11 @@ import torch
 from lucent.optvis import param
 from lucent.optvis.param.color import color_correlation_normalized, to_valid_rgb
 from lucent.optvis.param.spatial import fft_image
+from torch import nn
+from torch.nn import functional as F
 
-from featviz.config import RenderConfig
+import featviz
+from featviz.config import PARAMETERIZATIONS, RenderConfig
 from featviz.errors import RenderError
 from featviz.rendering import (
     IMAGENET_MATRIX,
@@ -18,10 +23,117 @@ from featviz.rendering import (
     magnitude_profile,
     parameterization,
     recorrelate,
+    render,
     seeded_starts,
 )
-from featviz.rendering.image.parameterizations import CONTRAST
+from featviz.rendering.image.maco import CONTRAST
+from featviz.rendering.image.parameterizations import parameterization_class
 from featviz.rendering.image.spectrum import frequency_scale, profile_scale
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse() -> Iterator[None]:
+    """The example of the documentation, as a user registers it."""
+
+    @featviz.register_parameterization("coarse")
+    class Coarse(featviz.Parameterization):
+        """Pixels at a quarter of the resolution, enlarged."""
+
+        @classmethod
+        def start_shape(cls, channels, config):
+            h, w = config.image_hw
+            return channels, -(-h // 4), -(-w // 4)
+
+        def forward(self):
+            return self.to_image(F.interpolate(self.values, self.image_hw, mode="bicubic"))
+
+    yield
+    PARAMETERIZATIONS.remove("coarse")
+
+
+ALL = [*PARAMETERIZATIONS, "coarse"]
+
+
+def made(name: str, keys: list, channels: int = 3, size: tuple[int, int] = (9, 12), sd: float = 1.0):
+    config = RenderConfig(size=size, parameterization=name, sd=sd)
+    return parameterization(seeded_starts(config, keys, channels, dtype=torch.float64).values, config)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [(9, 12), (12, 9), (16, 16)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_every_parameterization_gives_images_in_range(name, size, channels):
+    images = made(name, [0, 1], channels, size)()
+    assert images.shape == (2, channels, *size)
+    assert images.dtype == torch.float64
+    assert (images > 0).all()
+    assert (images < 1).all()
+    assert images.std() > 0.01
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_unit_of_every_parameterization_moves_its_own_image_alone(name):
+    both, alone = made(name, ["a", "b"]), made(name, ["b"])
+    images = both()
+    assert torch.equal(images[1], alone()[0])
+    weights = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((images[1] * weights).sum(), both.values)
+    assert (gradient[0] == 0).all()
+    assert gradient[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_parameterization_climbs_and_the_same_seed_gives_the_same_image(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    config = RenderConfig(size=16, steps=12, parameterization=name)
+    first, second = (render(model, "2:0-3", config) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    assert (first.score > first.trace[0]).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_start_from_an_image_gives_that_image_or_a_reason(name, channels):
+    config = RenderConfig(size=(9, 12), parameterization=name)
+    photographs = torch.rand(2, channels, 9, 12, dtype=torch.float64)
+    photographs[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    if name in ("fourier", "pixel"):
+        images = parameterization(parameterization_class(config).start_from(photographs, config), config)()
+        torch.testing.assert_close(images, photographs.clamp(1 / 512, 511 / 512), atol=1e-9, rtol=0)
+    else:
+        with pytest.raises(RenderError, match="cannot start from an image"):
+            parameterization_class(config).start_from(photographs, config)
+
+
+def test_names_are_refused_that_are_taken_or_not_registered():
+    with pytest.raises(RenderError, match="register yours by another name"):
+        featviz.register_parameterization("fourier")(type("Mine", (featviz.Parameterization,), {}))
+    with pytest.raises(RenderError, match="subclass featviz"):
+        featviz.register_parameterization("mine")(nn.Module)  # pyright: ignore
+    with pytest.raises(RenderError, match="use one of fourier, pixel, maco, coarse"):
+        RenderConfig(parameterization="mine")
+
+
+def test_a_config_from_a_process_that_registered_more_is_refused(monkeypatch):
+    monkeypatch.setattr("featviz.config.PARAMETERIZATIONS", ["elsewhere"])
+    config = RenderConfig(size=8, parameterization="elsewhere")
+    with pytest.raises(RenderError, match="import the module that registers it"):
+        seeded_starts(config, [0], 3)
+
+
+def test_a_name_registered_again_stands_for_the_newer_class():
+    class Older(Pixel):
+        pass
+
+    class Newer(Pixel):
+        pass
+
+    featviz.register_parameterization("again")(Older)
+    featviz.register_parameterization("again")(Newer)
+    assert parameterization_class(RenderConfig(parameterization="again")) is Newer
+    assert PARAMETERIZATIONS.count("again") == 1
+    PARAMETERIZATIONS.remove("again")
 
 
 def by_numpy(spectrum: np.ndarray, size: tuple[int, int], decay: float, matrix: np.ndarray | None) -> np.ndarray:
@@ -50,7 +162,7 @@ def test_fourier_agrees_with_lucent_on_the_same_spectrum(h, w):
     theirs = to_valid_rgb(image_f, decorrelate=True)().detach().cpu()
     # lucent keeps one more column at odd widths and cuts it off in the inverse transform
     start = params[0].detach().cpu()[..., : w // 2 + 1, :]
-    ours = Fourier(start, (h, w), 1.0, torch.tensor(IMAGENET_MATRIX))()
+    ours = Fourier(start, RenderConfig(size=(h, w)))()
     assert (ours - theirs).abs().max() < 1e-5
 
 
@@ -59,17 +171,15 @@ def test_fourier_agrees_with_lucent_on_the_same_spectrum(h, w):
 def test_fourier_agrees_with_the_sum_over_all_waves(h, w, decay):
     torch.manual_seed(1)
     start = torch.randn(2, 3, h, w // 2 + 1, 2, dtype=torch.float64)
-    matrix = torch.tensor(IMAGENET_MATRIX, dtype=torch.float64)
-    ours = Fourier(start, (h, w), decay, matrix)()
-    np.testing.assert_allclose(
-        ours.detach().numpy(), by_numpy(start.numpy(), (h, w), decay, matrix.numpy()), atol=1e-12
-    )
+    matrix = np.array(IMAGENET_MATRIX)
+    ours = Fourier(start, RenderConfig(size=(h, w), decay=decay))()
+    np.testing.assert_allclose(ours.detach().numpy(), by_numpy(start.numpy(), (h, w), decay, matrix), atol=1e-12)
 
 
 def test_pixels_agree_with_lucent():
     torch.manual_seed(0)
     params, image_f = param.image(10, 8, sd=1.0, batch=2, fft=False)
-    ours = Pixel(params[0].detach().cpu(), torch.tensor(IMAGENET_MATRIX))()
+    ours = Pixel(params[0].detach().cpu(), RenderConfig(size=(10, 8)))()
     assert (ours - image_f().detach().cpu()).abs().max() < 1e-6
 
 
@@ -110,7 +220,7 @@ def test_color_matrix_refuses_data_without_color(data):
         color_matrix(data)
 
 
-def test_a_units_draw_does_not_depend_on_its_batch_mates():
+def test_a_units_start_does_not_depend_on_its_batch_mates():
     config = RenderConfig(size=8, steps=3)
     together = seeded_starts(config, [("a", 1), ("a", 2), ("b", 1)], 3)
     alone = seeded_starts(config, [("b", 1)], 3)
@@ -120,7 +230,7 @@ def test_a_units_draw_does_not_depend_on_its_batch_mates():
     assert not torch.equal(together.warps[:, 0], together.warps[:, 2])
 
 
-def test_seed_and_restart_change_the_draw_and_precision_does_not():
+def test_seed_and_restart_change_the_start_and_precision_does_not():
     config = RenderConfig(size=8, steps=3)
     first = seeded_starts(config, ["u"], 3, dtype=torch.float64)
     assert not torch.equal(first.values, seeded_starts(config, ["u"], 3, restart=1, dtype=torch.float64).values)
@@ -130,7 +240,7 @@ def test_seed_and_restart_change_the_draw_and_precision_does_not():
     assert torch.equal(first.values.float(), seeded_starts(config, ["u"], 3).values)
 
 
-def test_a_draw_is_the_same_on_every_machine():
+def test_a_start_is_the_same_on_every_machine():
     drawn = seeded_starts(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
     assert drawn.values.flatten()[:3].tolist() == pytest.approx(
         [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
@@ -140,13 +250,13 @@ def test_a_draw_is_the_same_on_every_machine():
     )
 
 
-def test_the_tape_of_a_short_ascent_begins_that_of_a_long_one_at_any_size():
+def test_the_warps_of_a_short_ascent_are_the_first_of_a_long_one_at_any_size():
     short = seeded_starts(RenderConfig(size=8, steps=5), ["u"], 3).warps
     assert torch.equal(short, seeded_starts(RenderConfig(size=16, steps=50), ["u"], 1).warps[:5])
     assert seeded_starts(RenderConfig(size=8, steps=0), ["u"], 3).warps.shape == (1, 1, 4)
 
 
-def test_the_tape_stays_in_its_ranges():
+def test_warps_stay_in_their_ranges():
     warps = seeded_starts(RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0), ["u", "v"], 3).warps
     for column, (low, high) in enumerate([(-0.2, 0.2), (-0.2, 0.2), (0.7, 1.3), (-40.0, 40.0)]):
         values = warps[..., column]
@@ -154,7 +264,7 @@ def test_the_tape_stays_in_its_ranges():
         assert high >= values.max() > high - 0.1 * (high - low)
 
 
-def test_replaced_units_are_those_of_the_other_draw():
+def test_replaced_units_are_those_of_the_other_starts():
     config = RenderConfig(size=8, steps=3)
     first, second = seeded_starts(config, ["a", "b", "c"], 3), seeded_starts(config, ["c", "a"], 3, restart=2)
     mixed = first.replace([2, 0], second)
@@ -169,7 +279,7 @@ def test_replaced_units_are_those_of_the_other_draw():
 def test_maco_holds_the_magnitudes_whatever_the_phases(h, w):
     torch.manual_seed(0)
     config = RenderConfig(size=(h, w), parameterization="maco", color=None, decay=1.0)
-    images = Maco(torch.randn(2, 3, h, w // 2 + 1, 2, dtype=torch.float64), (h, w))
+    images = Maco(torch.randn(2, 3, h, w // 2 + 1, 2, dtype=torch.float64), config)
     assert isinstance(parameterization(torch.randn(1, 3, h, w // 2 + 1, 2), config), Maco)
     before = images().detach().logit() / CONTRAST
     with torch.no_grad():

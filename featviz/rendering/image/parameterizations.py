@@ -1,134 +1,135 @@
 """Parameterizations: what Adam moves -> images (unit, channels, h, w) in [0, 1].
 
-`Fourier` is Lucid's decorrelated space (Olah et al. 2017): a spectrum whose frequencies are scaled by
-1/f**decay, and a color matrix, before the sigmoid. `Pixel` leaves out the spectrum. `Maco` (Fel et al. 2023) holds the
-magnitudes of natural images and moves the phases alone. Each unit has its own image; none sees another.
+"fourier" (`fourier.py`), "pixel" (`pixel.py`) and "maco" (`maco.py`) are registered here by name; `RenderConfig` takes the
+name. To write another one, subclass `Parameterization`, give the shape of one unit's values and make images of them:
+
+    import featviz
+    from torch.nn import functional as F
+
+    @featviz.register_parameterization("coarse")
+    class Coarse(featviz.Parameterization):
+        "Pixels at a quarter of the resolution, enlarged."
+
+        @classmethod
+        def start_shape(cls, channels, config):
+            h, w = config.image_hw
+            return channels, -(-h // 4), -(-w // 4)
+
+        def forward(self):
+            return self.to_image(F.interpolate(self.values, self.image_hw, mode="bicubic"))
+
+    featviz.render(model, "layer3:0-3", featviz.RenderConfig(parameterization="coarse"))
+
+One test runs over all registered parameterizations (`tests/rendering/test_parameterizations.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from featviz.config import RenderConfig
-from featviz.rendering.image.color import IMAGENET_MATRIX, recorrelate
-from featviz.rendering.image.spectrum import frequency_scale, inverse, onesided_mask, profile_scale
+from featviz.config import PARAMETERIZATIONS, RenderConfig
+from featviz.errors import RenderError
+from featviz.rendering.image.color import color_tensor, recorrelate
 
-MAGIC = 4.0  # Lucid's divisor of the inverse transform: less saturation
-CONTRAST = 2.0  # of Maco before the sigmoid: standard deviation of the pixels about that of photographs, 0.2
-
-
-def color_tensor(config: RenderConfig, channels: int) -> Tensor | None:
-    """The config's color matrix (3, 3) in float64; None where there is none or the images are not RGB."""
-    if config.color is None or channels != 3:
-        return None
-    matrix = IMAGENET_MATRIX if isinstance(config.color, str) else config.color
-    return torch.tensor(matrix, dtype=torch.float64)
+_CLASSES: "dict[str, type[Parameterization]]" = {}
+Class = TypeVar("Class", bound="type[Parameterization]")
 
 
-class Fourier(nn.Module):
-    """Images from spectra: sigmoid(M irfft2(scale * spectrum) / 4), the inverse transform orthonormal.
+class Parameterization(nn.Module):
+    """The images of some units as a function of `values`, which the ascent moves.
+
+    A subclass gives `start_shape` and `forward`, and `start_from` if an image can be its start. Constants belong into
+    buffers, with the device and dtype of `values`. The image of a unit must depend on `values[unit]` alone, and `forward` may
+    neither draw random numbers nor wait for the device (its steps are recorded as a CUDA graph).
 
     Args:
-        start: first spectrum (unit, channels, h, w//2 + 1, 2), copied.
-        size: (h, w) of the images in pixels.
-        decay: power of 1/f, 0 or more.
-        color: matrix (3, 3), or None for none.
+        start: (unit, *start_shape), the first values, copied: normal random numbers of standard deviation `config.sd`, or
+            what `start_from` gave.
+        config: image size, color and the rest.
     """
 
-    scale: Tensor
-    onesided: Tensor
+    values: nn.Parameter
     color: Tensor | None
 
-    def __init__(self, start: Tensor, size: tuple[int, int], decay: float = 1.0, color: Tensor | None = None) -> None:
+    def __init__(self, start: Tensor, config: RenderConfig) -> None:
         super().__init__()
-        self.size = size
+        self.image_hw = config.image_hw
         self.values = nn.Parameter(start.detach().clone())
-        kind = {"device": start.device, "dtype": start.dtype}
-        self.register_buffer("scale", frequency_scale(size, decay).to(**kind)[..., None])
-        self.register_buffer("onesided", onesided_mask(size[1]).to(**kind))
-        self.register_buffer("color", None if color is None else color.to(**kind))
+        color = color_tensor(config)
+        self.register_buffer("color", None if color is None else color.to(self.values))
+
+    @classmethod
+    def start_shape(cls, channels: int, config: RenderConfig) -> tuple[int, ...]:
+        """Shape of the values of one unit, for images of `channels` channels and `config.image_hw` pixels."""
+        raise NotImplementedError
 
     def forward(self) -> Tensor:
-        x = inverse(torch.view_as_complex(self.scale * self.values), self.onesided, self.size[1]) / MAGIC
-        return torch.sigmoid(x if self.color is None else recorrelate(x, self.color))
+        """The images (unit, channels, h, w) in [0, 1] of `values`, differentiable."""
+        raise NotImplementedError
+
+    @classmethod
+    def start_from(cls, images: Tensor, config: RenderConfig) -> Tensor:
+        """The start (unit, *start_shape) whose images are `images` (unit, channels, h, w) in [0, 1].
+
+        Raises:
+            RenderError: this parameterization has no such start.
+        """
+        del images
+        raise RenderError(
+            f"the parameterization {config.parameterization!r} cannot start from an image: use 'fourier' or 'pixel'."
+        )
+
+    def to_image(self, x: Tensor) -> Tensor:
+        """sigmoid(M x) of x (unit, channels, h, w), M the color matrix of the config for images of three channels."""
+        return torch.sigmoid(x if self.color is None or x.shape[1] != 3 else recorrelate(x, self.color))
 
 
-class Pixel(nn.Module):
-    """Images from pixels: sigmoid(M x).
+def register_parameterization(name: str) -> Callable[[Class], Class]:
+    """Class decorator: make a `Parameterization` known to `RenderConfig(parameterization=name)` in this process.
 
-    Args:
-        start: first values (unit, channels, h, w), copied. The parameter is named `values` as in `Fourier`.
-        color: matrix (3, 3), or None for none.
+    A name that is registered again, as a notebook cell does, stands for the newer class.
+
+    Raises:
+        RenderError: the name of one of featviz's own parameterizations, or a class that is no `Parameterization`.
     """
 
-    color: Tensor | None
+    def register(new: Class) -> Class:
+        known = _CLASSES.get(name)
+        if known is not None and known.__module__.startswith("featviz."):
+            raise RenderError(f"{name!r} is a parameterization of featviz: register yours by another name.")
+        if not issubclass(new, Parameterization):
+            raise RenderError(f"{new.__name__} is no parameterization: subclass featviz.Parameterization.")
+        _CLASSES[name] = new
+        if name not in PARAMETERIZATIONS:
+            PARAMETERIZATIONS.append(name)
+        return new
 
-    def __init__(self, start: Tensor, color: Tensor | None = None) -> None:
-        super().__init__()
-        self.values = nn.Parameter(start.detach().clone())
-        self.register_buffer("color", None if color is None else color.to(start.device, start.dtype))
-
-    def forward(self) -> Tensor:
-        return torch.sigmoid(self.values if self.color is None else recorrelate(self.values, self.color))
+    return register
 
 
-class Maco(nn.Module):
-    """Images from phases: sigmoid(CONTRAST M irfft2(magnitude * exp(i phase))), the inner image brought to unit variance.
+def parameterization_class(config: RenderConfig) -> type[Parameterization]:
+    """The class that `config.parameterization` names.
 
-    MAgnitude Constrained Optimization (Fel et al. 2023): no frequency can be amplified beyond its share in natural images.
-
-    Args:
-        start: (unit, channels, h, w//2 + 1, 2), of which the angles are the first phases. The parameter is named `values`.
-        size: (h, w) of the images in pixels.
-        decay: power of 1/f of the magnitudes where there is no profile.
-        profile: mean magnitudes of natural images by frequency, see `magnitude_profile`.
-        color: matrix (3, 3), or None for none.
+    Raises:
+        RenderError: it is not registered in this process.
     """
-
-    magnitude: Tensor
-    onesided: Tensor
-    color: Tensor | None
-
-    def __init__(
-        self,
-        start: Tensor,
-        size: tuple[int, int],
-        decay: float = 1.0,
-        profile: Sequence[float] | None = None,
-        color: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.values = nn.Parameter(torch.atan2(start[..., 1], start[..., 0]).detach().contiguous())
-        kind = {"device": start.device, "dtype": start.dtype}
-        magnitude = frequency_scale(size, decay) if profile is None else profile_scale(size, profile)
-        magnitude[0, 0] = 0  # the mean is gray
-        self.register_buffer("magnitude", magnitude.to(**kind))
-        self.register_buffer("onesided", onesided_mask(size[1]).to(**kind))
-        self.register_buffer("color", None if color is None else color.to(**kind))
-
-    def forward(self) -> Tensor:
-        spectrum = torch.polar(self.magnitude.expand_as(self.values), self.values)
-        x = inverse(spectrum, self.onesided, self.size[1])
-        x = x / x.square().mean((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
-        return torch.sigmoid(CONTRAST * (x if self.color is None else recorrelate(x, self.color)))
+    if config.parameterization not in _CLASSES:
+        raise RenderError(
+            f"the parameterization {config.parameterization!r} is not registered in this process: "
+            "import the module that registers it."
+        )
+    return _CLASSES[config.parameterization]
 
 
-def parameterization(start: Tensor, config: RenderConfig) -> Fourier | Pixel | Maco:
-    """The config's parameterization at a start: (unit, channels, h, w//2 + 1, 2) for Fourier and Maco, (unit, channels, h, w)
-    for pixels.
-    """
-    color = color_tensor(config, start.shape[1])
-    if config.parameterization == "pixel":
-        return Pixel(start, color)
-    if config.parameterization == "maco":
-        return Maco(start, config.image_hw, config.decay, config.profile, color)
-    return Fourier(start, config.image_hw, config.decay, color)
+def parameterization(start: Tensor, config: RenderConfig) -> Parameterization:
+    """The config's parameterization with this start (unit, *start_shape)."""
+    return parameterization_class(config)(start, config)
 
 
 def as_lucent_param(
-    images: Fourier | Pixel | Maco,
+    images: Parameterization,
 ) -> Callable[[], tuple[list[nn.Parameter], Callable[[], Tensor]]]:
     """A featviz parameterization as the `param_f` of lucent's `render_vis`.
 

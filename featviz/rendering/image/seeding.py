@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.rendering.image.spectrum import spectrum_shape
+from featviz.rendering.image.parameterizations import parameterization_class
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,7 @@ def seeded_starts(
         keys: one per unit, ints, strings or tuples of them, for example ("layer3.1.conv2", 17).
         restart: 0, 1, 2, ...; each gives a unit another start and other warps.
     """
-    h, w = config.image_hw
-    shape = (channels, h, w) if config.parameterization == "pixel" else (channels, *spectrum_shape((h, w)))
+    shape = parameterization_class(config).start_shape(channels, config)
     steps = max(config.steps, 1)
     values, warps = [], []
     for key in keys:

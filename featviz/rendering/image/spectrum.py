@@ -1,4 +1,4 @@
-"""The spectrum of images: frequencies, how an ascent or natural images weigh them, and from a half spectrum to an image."""
+"""The spectrum of images: frequencies, their weights in an ascent or in natural images, and the transform to an image."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,12 @@ NYQUIST_CORNER = 0.5**0.5  # cycles per pixel, the highest frequency of an image
 
 
 def spectrum_shape(size: tuple[int, int]) -> tuple[int, int, int]:
-    """Shape of one channel's half spectrum for an image (h, w): (h, w//2 + 1, 2), the last axis real,
-    imaginary.
-    """
+    """Shape of one channel's half spectrum of an image (h, w): (h, w//2 + 1, 2), the last axis real and imaginary part."""
     return size[0], size[1] // 2 + 1, 2
 
 
 def frequencies(size: tuple[int, int]) -> Tensor:
-    """Of the half spectrum of an image (h, w): (h, w//2 + 1) float64, cycles per pixel."""
+    """The frequency of every entry of the half spectrum of an image (h, w): (h, w//2 + 1) float64, cycles per pixel."""
     fy = torch.fft.fftfreq(size[0], dtype=torch.float64)[:, None]
     return (fy**2 + torch.fft.rfftfreq(size[1], dtype=torch.float64) ** 2).sqrt()
 
@@ -31,10 +29,11 @@ def frequency_scale(size: tuple[int, int], decay: float) -> Tensor:
 
 
 def onesided_mask(width: int) -> Tensor:
-    """(w//2 + 1, 2) ones and zeros, real and imaginary part: what counts of the rows of a real image's half spectrum.
+    """(w//2 + 1, 2) ones and zeros for real and imaginary part: which entries of a row of a half spectrum the image depends on.
 
-    A spectrum may be free, but that of a real image has a real zero and Nyquist column once the vertical transform is done.
-    CPU libraries ignore the imaginary part there, cuFFT promises nothing: it is dropped.
+    After the vertical transform, the columns of frequency zero and of the Nyquist frequency of a real image are real. The
+    values that the ascent moves need not obey that. CPU libraries ignore the imaginary part there, cuFFT promises nothing:
+    it is set to zero.
     """
     mask = torch.ones(width // 2 + 1, 2)
     mask[0, 1] = 0
@@ -51,7 +50,7 @@ def inverse(spectrum: Tensor, onesided: Tensor, width: int) -> Tensor:
 
 
 def profile_scale(size: tuple[int, int], profile: Sequence[float]) -> Tensor:
-    """Magnitudes (h, w//2 + 1) in float64 from a profile, linearly between its entries."""
+    """Magnitudes (h, w//2 + 1) in float64 for an image (h, w) from a profile, interpolated linearly between its entries."""
     values = torch.tensor(profile, dtype=torch.float64)
     at = (frequencies(size) / NYQUIST_CORNER * (len(values) - 1)).clamp(0, len(values) - 1)
     low = at.floor().long().clamp(max=max(len(values) - 2, 0))
@@ -62,12 +61,16 @@ def profile_scale(size: tuple[int, int], profile: Sequence[float]) -> Tensor:
 def magnitude_profile(data: Data, entries: int = 33) -> tuple[float, ...]:
     """The mean magnitude of a data set's images by frequency, for `RenderConfig(parameterization="maco", profile=...)`.
 
-    Every image's gray value is windowed (Hann, so that the frame makes no cross), transformed, and its magnitudes averaged
-    over the images and over rings of equal frequency; `entries` of them at equal steps from 0 to the corner sqrt(1/2) cycles
-    per pixel, the largest 1. The profile holds for any image size.
+    The gray values of every image are multiplied by a Hann window (the edges of the image would show as a cross in the
+    spectrum) and transformed; the magnitudes are averaged over the images and over rings of equal frequency. The profile
+    holds for any image size.
 
     Args:
         data: batches x (batch, c, h, w), or (x, label).
+        entries: how many frequencies, at equal steps from 0 to the highest, sqrt(1/2) cycles per pixel.
+
+    Returns:
+        The mean magnitudes, the largest 1.
 
     Raises:
         RenderError: there is no batch, or one that holds no images, or all pixels are equal.

@@ -1,0 +1,42 @@
+"""The Fourier parameterization: values are the spectrum of the image, scaled by 1/f**decay (Olah et al. 2017)."""
+
+import torch
+from torch import Tensor
+
+from featviz.config import RenderConfig
+from featviz.rendering.image.color import color_tensor, decorrelated
+from featviz.rendering.image.parameterizations import Parameterization, register_parameterization
+from featviz.rendering.image.spectrum import frequency_scale, inverse, onesided_mask, spectrum_shape
+
+LUCID_DIVISOR = 4.0  # Lucid divides the inverse transform by it, which gives less saturated starts
+
+
+@register_parameterization("fourier")
+class Fourier(Parameterization):
+    """sigmoid(M irfft2(scale * values) / 4): values (unit, channels, h, w//2 + 1, 2), the last axis real and imaginary part.
+
+    The inverse transform is orthonormal; `scale` is 1/f**`config.decay`, so that one step of Adam moves low frequencies, of
+    which natural images consist, more than high ones.
+    """
+
+    scale: Tensor
+    onesided: Tensor
+
+    def __init__(self, start: Tensor, config: RenderConfig) -> None:
+        super().__init__(start, config)
+        self.register_buffer("scale", frequency_scale(self.image_hw, config.decay).to(self.values)[..., None])
+        self.register_buffer("onesided", onesided_mask(self.image_hw[1]).to(self.values))
+
+    @classmethod
+    def start_shape(cls, channels: int, config: RenderConfig) -> tuple[int, ...]:
+        return channels, *spectrum_shape(config.image_hw)
+
+    def forward(self) -> Tensor:
+        spectrum = torch.view_as_complex(self.scale * self.values)
+        return self.to_image(inverse(spectrum, self.onesided, self.image_hw[1]) / LUCID_DIVISOR)
+
+    @classmethod
+    def start_from(cls, images: Tensor, config: RenderConfig) -> Tensor:
+        x = decorrelated(images.double(), color_tensor(config)) * LUCID_DIVISOR
+        spectrum = torch.fft.rfft2(x, norm="ortho") / frequency_scale(config.image_hw, config.decay).to(x.device)
+        return torch.view_as_real(spectrum).to(images.dtype)
