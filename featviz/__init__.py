@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from featviz.merging.ensemble import evaluate_ensemble as evaluate_ensemble
     from featviz.merging.heads import merge_heads as merge_heads
     from featviz.merging.multi_network import merge_many as merge_many
+    from featviz.panel import Panel as Panel
+    from featviz.panel import render_panel as render_panel
     from featviz.rendering.image.color import color_matrix as color_matrix
     from featviz.rendering.image.parameterizations import Parameterization as Parameterization
     from featviz.rendering.image.parameterizations import register_parameterization as register_parameterization
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from featviz.rendering.objectives import neuron as neuron
     from featviz.rendering.optimize.loop import Renderings as Renderings
     from featviz.rendering.render import render as render
+    from featviz.subjects import Subject as Subject
     from featviz.symmetry.discovery import permutation_groups as permutation_groups
     from featviz.symmetry.groups import Group as Group
     from featviz.symmetry.groups import PermutationGroups as PermutationGroups

@@ -27,7 +27,9 @@ class RenderConfig:
     tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
     schedule: str = "constant"  # of the learning rate, or "cosine": down to 0 at the last step
 
-    parameterization: str = "fourier"  # of PARAMETERIZATIONS: "fourier", "pixel", "maco" (phases alone), or a registered one
+    parameterization: str = (
+        "fourier"  # of PARAMETERIZATIONS: "fourier", "pixel", "maco" (phases alone), or a registered one
+    )
     sd: float = 0.01  # standard deviation of the start
     decay: float = 1.0  # power of 1/frequency in the Fourier parameterization
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says

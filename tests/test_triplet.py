@@ -14,6 +14,7 @@ from torch import nn
 import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError, DeviceError, ModelError, RenderError, UnitError
+from featviz.model_checks import digest
 from featviz.rendering import Trunk, ascend, channel, seeded_starts
 
 CONFIG = featviz.RenderConfig(size=12, steps=4, precision="float64")
@@ -30,7 +31,7 @@ def alignment(pair) -> featviz.Alignment:
 
 
 def test_unit_i_of_permuted_b_looks_like_unit_a_to_b_of_the_original_b(pair, alignment):
-    """The identity behind everything: B' at i and B at perm[i], from one draw, are the same image."""
+    """The identity behind everything: B' at i and B at perm[i], from one start, are the same image."""
     units = [0, 3, 5]
     triplets = featviz.render_unit_triplet(*pair, "bn2", units, alignment=alignment, config=CONFIG)
     partners = alignment.indexer.a_to_b("bn2", units).tolist()
@@ -126,7 +127,7 @@ def test_a_dead_unit_is_reported_not_drawn_gray_in_silence():
         triplets = featviz.render_unit_triplet(a, b, "relu", [0], config=featviz.RenderConfig(size=8, steps=2))
     assert triplets.b.dead.tolist() == [True]
     assert triplets.a.dead.tolist() == [False]
-    assert "dead" in str(triplets._row(0).cells[1].caption)
+    assert "dead" in str(triplets.captions(0)["B'"])
 
 
 def test_gray_scale_networks_render():
@@ -154,6 +155,31 @@ def test_saving_writes_the_picture_and_its_record(pair, alignment, tmp_path):
     assert record["units"][0]["activation"]["merged"] == pytest.approx(triplets.merged.score[0].item())
     picture = np.asarray(Image.open(tmp_path / "deep" / "bn2.png"))
     assert picture.shape[1] > 3 * 160
+
+
+def test_further_networks_are_further_columns_and_change_nothing_else(pair, alignment):
+    three = featviz.render_unit_triplet(*pair, "bn2", [1, 4], alignment=alignment, config=CONFIG)
+    naive = featviz.merge(*pair, None)
+    four = featviz.render_unit_triplet(
+        *pair, "bn2", [1, 4], alignment=alignment, also={"unaligned": naive}, config=CONFIG
+    )
+    assert four.subjects == ("A", "B'", "merged", "unaligned")
+    torch.testing.assert_close(four.merged.images, three.merged.images, rtol=0, atol=1e-6)
+    torch.testing.assert_close(four.cross[:, :3, :3], three.cross)
+    alone = featviz.render(naive, "bn2:1,4", CONFIG)
+    torch.testing.assert_close(four["unaligned"].images, alone.images, rtol=0, atol=1e-6)
+    with pytest.raises(RenderError, match="is a column already"):
+        featviz.render_unit_triplet(*pair, "bn2", [1], alignment=alignment, also={"A": naive}, config=CONFIG)
+
+
+def test_the_record_holds_the_digests_of_all_subjects(pair, alignment):
+    merged = featviz.merge(*pair, alignment)
+    triplets = featviz.render_unit_triplet(*pair, "bn2", [1], merged=merged, alignment=alignment, config=CONFIG)
+    record = triplets.record()
+    permuted = alignment.permute(pair[1])
+    assert record["digests"] == {"A": digest(pair[0]), "B'": digest(permuted), "merged": digest(merged)}
+    assert (record["digest_a"], record["digest_b"]) == (digest(pair[0]), digest(pair[1]))
+    assert record["normalization"]["merged"]["source"] == "the model's mean and std"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +243,7 @@ def test_a_parent_without_a_member_has_an_empty_labelled_cell_and_no_score(zippe
     assert triplets.cross[row, 1].isnan().all()
     assert triplets.cross[row, :, 1].isnan().all()
     assert triplets.cross[row, 0, 2].isfinite()
-    assert triplets._row(row).cells[1].caption == ["no member in B"]
+    assert triplets.captions(row)["B"] == ["no member in B"]
     triplets.save(tmp_path / "zip.png")
     text = (tmp_path / "zip.json").read_text()
     assert "NaN" not in text
@@ -231,7 +257,7 @@ def test_a_dense_merge_names_the_strongest_members_and_counts_the_others(pair):
     alignment = featviz.align(*pair, torch.rand(1, 3, 8, 8), "cca", data)
     triplets = featviz.render_unit_triplet(*pair, "bn2", [4], alignment=alignment, config=CONFIG)
     assert triplets.subjects == ("A", "B", "merged")
-    names = [cell.caption[0] for cell in triplets._row(0).cells]
+    names = [lines[0] for lines in triplets.captions(0).values()]
     assert names[0] == "A:4 (0.50)"
     assert names[1].endswith("+ 7 more")
     assert triplets.record()["units"][0]["further_members"] == 1
