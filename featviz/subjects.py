@@ -11,6 +11,7 @@ are assumed for 3 channels, which is logged once per class of networks, and none
 """
 
 import logging
+import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -249,6 +250,8 @@ def _numbers(values: Any) -> tuple[float, ...] | None:
     """Finite numbers, one or more, of a tuple, list, array or tensor; None where they are none."""
     if not isinstance(values, (tuple, list)) and not hasattr(values, "__array__"):
         return None
+    if isinstance(values, (tuple, list)) and all(isinstance(value, (int, float)) for value in values):
+        return tuple(map(float, values)) if values and all(map(math.isfinite, values)) else None
     try:
         found = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().flatten()
     except (TypeError, ValueError, RuntimeError):
