@@ -1,8 +1,8 @@
-"""The receptive field of a unit, measured from the network itself, and the canvas that holds just that.
+"""The receptive field of a unit, measured with the network itself, and rendering a neuron on just that part of an image.
 
-(open trunk, layer, position) -> the pixels that the position's activations hang on, by the gradient with respect to what
-the network is fed. Rendering a neuron on that canvas costs a fraction of the whole image, and gives the unit the same
-activation: `at_receptive_field` tries it on a random image, and refuses where it does not hold.
+(open trunk, layer, position) -> the pixels that the activations at the position depend on, by their gradient with respect to
+the network's input. Rendering a neuron on an image of that size costs a fraction of the whole image, and the unit has the
+same activation there: `at_receptive_field` checks that on a random image, and raises an error where it is not so.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,15 @@ from featviz.errors import FeatvizError, RenderError
 from featviz.rendering.network.feature_extractor import Trunk
 from featviz.rendering.objectives import Neuron
 
-MORE = 192  # pixels: a multiple of all common strides
-PROBES = 8  # random images: a maximum passes its gradient to one of its inputs, a ReLU that is off to none
+ENLARGEMENT = 192  # pixels added to an image to measure the stride: a multiple of all common strides
+RANDOM_IMAGES = (
+    8  # a maximum passes its gradient to one of its inputs, a ReLU that is off to none: one image is not enough
+)
 
 
 @dataclass(frozen=True)
-class Field:
-    """Rows `top` to `bottom` and columns `left` to `right` of what the network is fed, in pixels; the ends are not included."""
+class ReceptiveField:
+    """Rows `top` to `bottom` and columns `left` to `right` of the network's input, in pixels, without the last ones."""
 
     top: int
     left: int
@@ -31,39 +33,40 @@ class Field:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
         return self.bottom - self.top, self.right - self.left
 
 
-def receptive_field(trunk: Trunk, layer: str, position: tuple[int, int]) -> Field:
+def receptive_field(trunk: Trunk, layer: str, position: tuple[int, int]) -> ReceptiveField:
     """The smallest box of pixels outside of which nothing changes the layer's activations at (row, column).
 
     Args:
-        trunk: open, with this layer; it is fed images of `trunk.config.input_hw`.
+        trunk: open, with this layer; the images have `trunk.config.input_hw` pixels.
 
     Raises:
         RenderError: no pixel changes them (a layer of constants, or one that is off on random images).
     """
-    images = _noise(trunk, PROBES).requires_grad_()
+    images = _random_images(trunk, RANDOM_IMAGES).requires_grad_()
     activation = trunk(images, precise=True)[layer]
-    places = activation[(slice(None), slice(None), *position)]
-    (gradient,) = torch.autograd.grad(places.abs().sum(), images)
-    touched = gradient.abs().amax((0, 1)) > 0
-    rows, columns = touched.any(1).nonzero().flatten(), touched.any(0).nonzero().flatten()
+    at_position = activation[(slice(None), slice(None), *position)]
+    (gradient,) = torch.autograd.grad(at_position.abs().sum(), images)
+    nonzero = gradient.abs().amax((0, 1)) > 0
+    rows, columns = nonzero.any(1).nonzero().flatten(), nonzero.any(0).nonzero().flatten()
     if not len(rows):
         raise RenderError(f"no pixel changes {layer} at {position}: take a layer before a ReLU, or canvas='full'.")
-    return Field(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    return ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) -> tuple[Neuron, RenderConfig]:
-    """The same neurons and configuration on a canvas that holds the receptive field alone.
+    """The same neurons, and a configuration whose image holds their receptive field alone.
 
-    The canvas begins at a multiple of the layer's stride, so that every map within keeps its grid.
+    The smaller image begins at a multiple of the layer's stride, so that every map within it keeps its positions.
 
     Args:
-        trunk: open, with the objective's layer, fed images of `config.size`.
+        trunk: open, with the objective's layer, for images of `config.size`.
 
     Returns:
-        The objective at its place on the smaller canvas, and the configuration of that size.
+        The objective at its position in the smaller image, and the configuration of that size.
 
     Raises:
         RenderError: an `input_size`, an output without two dimensions of space, or a network whose units change when the
@@ -73,63 +76,72 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
         raise RenderError("canvas='receptive_field' renders in the network's own pixels: leave out input_size.")
     layer, size = objective.layer, config.image_hw
     with torch.no_grad():
-        shape = trunk(_noise(trunk, 1), precise=True)[layer].shape
+        shape = trunk(_random_images(trunk, 1), precise=True)[layer].shape
     if len(shape) != 4 or objective.axis not in (None, 1):
         raise RenderError(f"{layer} gives {tuple(shape)}, no maps: a receptive field needs (image, unit, row, column).")
-    place = objective.place(shape[2:])
-    row, column = place[0], place[1]
+    row, column = objective.position_in(shape[2:])[:2]
     field = receptive_field(trunk, layer, (row, column))
     stride = _stride(trunk, layer, shape[2:])
-    # begin at a whole number of steps, as many to the left of the unit as there are
-    before = [
+    # positions of the map to cut off above and to the left: whole strides, and no more than lie before the unit
+    cut_off = [
         min(index, max(0, start // step))
         for index, start, step in zip((row, column), (field.top, field.left), stride, strict=True)
     ]
-    top, left = (count * step for count, step in zip(before, stride, strict=True))
+    top, left = (count * step for count, step in zip(cut_off, stride, strict=True))
     small = (field.bottom - top, field.right - left)
-    moved = objective.moved((row - before[0], column - before[1]))
     if small == size:
         return objective, config
-    _try(trunk, objective, moved, (top, left), small)
+    moved = objective.with_position((row - cut_off[0], column - cut_off[1]))
+    _check_same_activation(trunk, objective, moved, (top, left), small)
     return moved, replace(config, size=small)
 
 
-def _stride(trunk: Trunk, layer: str, maps: Sequence[int]) -> list[int]:
-    """Pixels from one position to the next, by rows and by columns: what a larger image has more of them."""
+def _stride(trunk: Trunk, layer: str, map_size: Sequence[int]) -> list[int]:
+    """Pixels between neighboring positions of the map, by rows and by columns: what an enlarged image has more of them."""
     h, w = trunk.config.input_hw
-    larger = torch.full((1, trunk.channels, h + MORE, w + MORE), 0.5, device=trunk.device, dtype=trunk.dtype)
+    larger = torch.full(
+        (1, trunk.channels, h + ENLARGEMENT, w + ENLARGEMENT), 0.5, device=trunk.device, dtype=trunk.dtype
+    )
     with torch.no_grad():
         try:
             shape = trunk(larger, precise=True)[layer].shape
         except RenderError as error:
-            raise _refusal(layer) from error
-    return [max(1, round(MORE / max(1, more - count))) for more, count in zip(shape[2:], maps, strict=True)]
+            raise _changes_when_cut(layer) from error
+    return [
+        max(1, round(ENLARGEMENT / max(1, after - before))) for after, before in zip(shape[2:], map_size, strict=True)
+    ]
 
 
-def _try(trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    """Make sure that the neurons see no difference between a random image and its part."""
-    image = _noise(trunk, 1)
+def _check_same_activation(
+    trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Make sure that the neurons have the same activation for a random image and for its part.
+
+    Raises:
+        RenderError: they have not.
+    """
+    image = _random_images(trunk, 1)
     part = image[..., corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]].contiguous()
     with torch.no_grad():
         try:
-            here = [
+            scores = [
                 neuron.select([number]).score(trunk(x, precise=True).__getitem__)
                 for neuron, x in ((whole, image), (cut, part))
                 for number in range(len(whole.units))
             ]
         except (FeatvizError, IndexError) as error:
-            raise _refusal(whole.layer) from error
-    values = torch.cat(here).view(2, -1)
+            raise _changes_when_cut(whole.layer) from error
+    values = torch.cat(scores).view(2, -1)
     if not torch.allclose(values[0], values[1], rtol=1e-3, atol=1e-4 * float(values.abs().max())):
-        raise _refusal(whole.layer)
+        raise _changes_when_cut(whole.layer)
 
 
-def _refusal(layer: str) -> RenderError:
+def _changes_when_cut(layer: str) -> RenderError:
     return RenderError(f"units of {layer} change when the image is cut to their receptive field: use canvas='full'.")
 
 
-def _noise(trunk: Trunk, count: int) -> Tensor:
-    """The same random images (count, c, h, w) in [0, 1] every time."""
+def _random_images(trunk: Trunk, count: int) -> Tensor:
+    """Random images (count, c, h, w) in [0, 1], the same ones every time."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(count, trunk.channels, *trunk.config.input_hw, generator=generator, dtype=torch.float64)
-    return noise.to(trunk.device, trunk.dtype)
+    images = torch.rand(count, trunk.channels, *trunk.config.input_hw, generator=generator, dtype=torch.float64)
+    return images.to(trunk.device, trunk.dtype)

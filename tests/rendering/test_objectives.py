@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lucent.optvis import objectives as lucent
+from torch import nn
 
+import featviz
 from featviz.errors import RenderError, UnitError
 from featviz.rendering import channel, deepdream, direction, diversity, from_callable, logit, neuron
 
@@ -131,7 +133,7 @@ def test_a_lucent_objective_is_the_loss_turned_round(T):
     score = from_callable(loss).score(T)
     assert score.shape == (3,)
     torch.testing.assert_close(score, -loss(T).expand(3))
-    with pytest.raises(RenderError, match="one loss to minimise"):
+    with pytest.raises(RenderError, match="one loss to minimize"):
         from_callable(lambda T: T("conv").mean((1, 2, 3))).score(T)
 
 
@@ -141,3 +143,25 @@ def test_bfloat16_activations_are_scored_in_float32_and_float64_in_float64():
         score = channel("conv", 1).score(lambda _, maps=maps: maps)
         assert score.dtype == wanted
         torch.testing.assert_close(score[0], maps[0, 1].to(wanted).mean())
+
+
+class Contrast(featviz.Objective):
+    """The example of the documentation: an objective of one's own."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer, self.layers = layer, (layer,)
+
+    def score(self, T):
+        return T(self.layer).float().var((2, 3)).mean(1)
+
+
+def test_an_objective_of_ones_own_is_added_and_rendered(T):
+    combined = channel("conv", [0, 1, 2]) + 0.5 * Contrast("conv")
+    torch.testing.assert_close(
+        combined.score(T), channel("conv", [0, 1, 2]).score(T) + 0.5 * T("conv").var((2, 3)).mean(1)
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    found = featviz.render(model, featviz.channel("2", 1) + Contrast("0"), featviz.RenderConfig(size=16, steps=8))
+    assert found.images.shape == (1, 3, 16, 16)
+    assert (found.score > found.trace[0]).all()

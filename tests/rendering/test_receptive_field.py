@@ -7,7 +7,7 @@ from torch import nn
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
 from featviz.rendering import Trunk, channel, neuron, render, score_images
-from featviz.rendering.receptive_field import Field, at_receptive_field, receptive_field
+from featviz.rendering.receptive_field import ReceptiveField, at_receptive_field, receptive_field
 
 
 def net(*modules: nn.Module) -> nn.Sequential:
@@ -51,7 +51,7 @@ def test_a_neuron_has_the_same_activation_and_gradient_on_its_field(name):
         image = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
         full = whole.score(trunk(image).__getitem__)
         (gradient,) = torch.autograd.grad(full.sum(), image)
-        place = whole.place(trunk(image)[layer].shape[2:])[0]
+        place = whole.position_in(trunk(image)[layer].shape[2:])[0]
         stride = 64 // trunk(image)[layer].shape[-1]
         assert cut.position is not None
         corner = (place - cut.position[0]) * stride
@@ -114,7 +114,7 @@ def test_a_field_at_the_border_is_cut_by_it():
     model, _ = STACKS["three"]
     config = RenderConfig(size=32)
     with Trunk(model, ("4",), config) as trunk:
-        assert receptive_field(trunk, "4", (0, 31)) == Field(0, 28, 4, 32)
+        assert receptive_field(trunk, "4", (0, 31)) == ReceptiveField(0, 28, 4, 32)
         cut, small = at_receptive_field(trunk, neuron("4", [0], (0, 31)), config)
         image = torch.rand(1, 3, 32, 32)
         scores = [score_images(trunk, neuron("4", [0], (0, 31)), image), score_images(trunk, cut, image[..., :4, 28:])]
