@@ -1,6 +1,6 @@
 """Which architectures featviz traces exactly: relative error, free and pinned units, seconds and peak memory of each.
 
-    uv run python benchmarks/architectures.py --out benchmarks/results/architectures.json --readme README.md
+    uv run python benchmarks/symmetry.py architectures --keep
 
 Every network runs in a process of its own, at its native input size, with random weights and random norm statistics. It is
 traced as `featviz.permutation_groups(model, x)` does it (verification included), and then judged apart from that: one random
@@ -13,17 +13,10 @@ norm statistics, native input) were measured earlier, on the families named in `
 """
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from machine import report
 from tqdm import tqdm
 
 import featviz
@@ -31,18 +24,19 @@ from featviz.symmetry.discovery import private_copy
 from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.permute import random_permutations
 from featviz.symmetry.verification import randomise_constants, relative_error
+from measures import process
+from measures.rendering.cases import network
+from measures.report import Record, markdown
 
-# Network -> input side.
-NETWORKS = {
+NAME = "architectures"
+NETWORKS = {  # of torchvision -> side of its input in pixels
     "alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "resnet18": 224, "resnet50": 224, "wide_resnet50_2": 224,
     "resnext50_32x4d": 224, "densenet121": 224, "googlenet": 224, "inception_v3": 299, "squeezenet1_0": 224,
     "mobilenet_v2": 224, "mobilenet_v3_small": 224, "mobilenet_v3_large": 224, "mnasnet0_5": 224,
     "shufflenet_v2_x1_0": 224, "efficientnet_b0": 224, "efficientnet_v2_s": 384, "regnet_x_400mf": 224,
     "regnet_y_400mf": 224, "convnext_tiny": 224, "vit_b_16": 224, "swin_t": 224, "swin_v2_t": 256, "maxvit_t": 224,
 }  # fmt: skip
-
-# Peer -> what it does with a family, by the start of the network's name; the first that fits counts, none: not measured.
-PEERS = {
+PEERS = {  # peer -> result -> starts of the names of the families with that result; a network of none was not measured
     "PLeaS": {
         "exact": ("resnet", "efficientnet_b0", "convnext"),
         "wrong": ("densenet", "googlenet", "squeezenet", "vit"),
@@ -59,15 +53,20 @@ PEERS = {
         "wrong": ("resnet", "alexnet", "resnext", "mobilenet", "efficientnet_b0", "shufflenet", "regnet"),
     },
 }
-
-COLUMNS = ("network", "result", "error", "free units", "in blocks", "pinned", "seconds", "peak MiB", *PEERS)
-HEAD = "| " + " | ".join(COLUMNS) + " |"
+HEAD = ("network", "result", "error", "free units", "in blocks", "pinned", "seconds", "peak MiB", *PEERS)
 
 
-def measure(name: str) -> dict[str, object]:
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+
+
+def measure(args: argparse.Namespace) -> Record:
+    return {"networks": {name: process.in_own_process(_case, name) for name in tqdm(args.networks)}}
+
+
+def _case(name: str) -> dict[str, object]:
     """One network, in this process."""
-    torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None).eval()
+    model = network(name)
     side = NETWORKS[name]
     x = torch.rand(1, 3, side, side)
     began = time.perf_counter()
@@ -76,7 +75,7 @@ def measure(name: str) -> dict[str, object]:
     began = time.perf_counter()
     groups = featviz.permutation_groups(model, x)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = process.peak_resident()
     trial, inputs = private_copy(model, torch.rand(1, 3, side, side), torch.float64)
     randomise_constants(trial, torch.Generator().manual_seed(1))
     error = relative_error(trial, inputs, groups, random_permutations(groups, np.random.default_rng(1)))
@@ -85,7 +84,7 @@ def measure(name: str) -> dict[str, object]:
         "input": side, "relative_error": error, "groups": len(groups), "free": groups.free_units,
         "in_blocks": sum(group.size for group in groups if group.axes and group.blocks > 1),
         "pinned": pinned_units(model, groups), "refused": refused, "unknown": dict(groups.unknown),
-        "seconds": seconds, "seconds_tracing": traced, "peak_mib": peak,
+        "seconds": seconds, "seconds_tracing": traced, "peak_mib": peak / 2**20,
         "result": "exact" if error < 1e-10 and not refused else "refused in part" if error < 1e-10 else "WRONG",
     }  # fmt: skip
 
@@ -102,43 +101,14 @@ def pinned_units(model: torch.nn.Module, groups: PermutationGroups) -> int:
     return count
 
 
-def table(found: dict[str, dict]) -> str:
-    """The README's table."""
-    rows = [HEAD, "|" + "---|" * len(COLUMNS)]
-    for name, row in found.items():
-        cells = [
-            name, row["result"], f"{row['relative_error']:.0e}", f"{row['free']:,}", f"{row['in_blocks']:,}",
-            f"{row['pinned']:,}", f"{row['seconds']:.1f}", f"{row['peak_mib']:,.0f}",
-            *(peer(results, name) for results in PEERS.values()),
-        ]  # fmt: skip
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+def table(records: list[Record]) -> str:
+    rows = []
+    for name, row in records[0]["networks"].items():
+        figures = [row["result"], f"{row['relative_error']:.0e}", f"{row['free']:,}", f"{row['in_blocks']:,}"]
+        figures += [f"{row['pinned']:,}", f"{row['seconds']:.1f}", f"{row['peak_mib']:,.0f}"]
+        rows.append([name, *figures, *(_peer(results, name) for results in PEERS.values())])
+    return markdown(HEAD, rows)
 
 
-def peer(results: dict[str, tuple[str, ...]], name: str) -> str:
+def _peer(results: dict[str, tuple[str, ...]], name: str) -> str:
     return next((result for result, families in results.items() if name.startswith(families)), "–")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--one", choices=NETWORKS, help="measure one network in this process and print it as JSON")
-    parser.add_argument("--out", type=Path, help="JSON of all figures, and the machine")
-    parser.add_argument("--readme", type=Path, help="the file whose table is replaced")
-    args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.one)))
-        return
-    found = {}
-    for name in tqdm(args.networks):
-        command = [sys.executable, __file__, "--one", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{name}: {done.stderr}")
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-        tqdm.write(f"{name}: {json.dumps(found[name])}")
-    report(args, table(found), networks=found)
-
-
-if __name__ == "__main__":
-    main()

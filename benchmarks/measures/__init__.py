@@ -1,0 +1,1 @@
+"""What the three benchmark commands measure: one file for each measure, in folders by topic, and what they share."""

@@ -1,0 +1,72 @@
+"""A benchmark command: one subcommand for each measure.
+
+A measure is a module with
+
+    NAME                      of its subcommand, its record `results/NAME.json` and its section in docs/results.md
+    add(parser)               its arguments
+    measure(args) -> record   the figures, as plain values
+    table(records) -> str     a Markdown table of one or more records
+    plot(record, path)        optional: a picture, written to `gallery/PLOT`
+
+A module without `table` is a tool: it has `add(parser)` and `run(args)`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from types import ModuleType
+
+from measures import report
+
+
+def main(description: str | None, measures: list[ModuleType]) -> None:
+    """Read the arguments, measure, print the table; with --keep write record, table and plot into the repository."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(metavar="MEASURE", required=True)
+    for measure in measures:
+        summary = (measure.__doc__ or "").partition("\n")[0].rstrip(".")
+        command = commands.add_parser(
+            measure.NAME,
+            help=summary,
+            description=measure.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        measure.add(command)
+        command.set_defaults(measured=measure)
+        if hasattr(measure, "table"):
+            command.add_argument(
+                "--keep",
+                action="store_true",
+                help="write the record into benchmarks/results, the table into docs/results.md",
+            )
+            command.add_argument("--out", type=Path, metavar="FILE", help="write the record to this file")
+    args = parser.parse_args()
+    if not hasattr(args.measured, "table"):
+        args.measured.run(args)
+        return
+    record = report.provenance() | args.measured.measure(args)
+    print(args.measured.table([record]))
+    if args.out:
+        report.write_record(args.out, record)
+    if args.keep:
+        keep(args.measured, record)
+
+
+def keep(measure: ModuleType, record: report.Record) -> None:
+    """Write the record, its section of docs/results.md and its plot."""
+    report.write_record(report.RESULTS / f"{measure.NAME}.json", record)
+    publish(measure)
+    if hasattr(measure, "plot"):
+        measure.plot(record, report.GALLERY / measure.PLOT)
+
+
+def publish(measure: ModuleType) -> None:
+    """The section of docs/results.md, from the records that are kept."""
+    report.replace_section(measure.NAME, section(measure))
+
+
+def section(measure: ModuleType) -> str:
+    """What docs/results.md has to say of a measure, from the records that are kept."""
+    names = getattr(measure, "RECORDS", (measure.NAME,))
+    records = [json.loads((report.RESULTS / f"{name}.json").read_text()) for name in names]
+    return report.section(measure.NAME, measure.table(records), records)

@@ -1,0 +1,175 @@
+"""Render throughput beside lucent, Horama and the bare network, at equal work, in turns within one run.
+
+    uv run --isolated --group peers python benchmarks/rendering.py throughput --keep
+
+Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), Adam with lr 0.05, jitter,
+zoom and rotation by default. Five programs, one after the other in every round; the median of the rounds counts, in
+milliseconds per image and step with set-up included (the peers have next to none, so they take fewer steps):
+
+    lucent     torch-lucent as its users call it: one unit at a time, default transforms, float32, weights not frozen
+    batched    torch-lucent with one parameterization for the whole batch and one objective per image
+    horama     Horama 0.3.0's `fourier`, one image at a time, of which every step sees 6 crops; on a network cut at the layer
+    featviz    `featviz.render` of the same units, precision "auto"
+    trunk      forward and input gradient of torch's own network, cut at the layer by a hook: weights frozen, the batch,
+               the precision (autocast) and the memory layout of featviz
+
+On a GPU the same figures are per GPU, with peak memory. `--without lucent batched horama` leaves the peers out.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models.feature_extraction import create_feature_extractor
+from tqdm import tqdm
+
+import featviz
+from featviz.gallery.plots import COLORS
+from featviz.rendering.network.feature_extractor import resolve_precision
+from featviz.rendering.throughput import bare_trunk
+from measures.rendering import peers
+from measures.rendering.cases import CASES, network
+from measures.report import Record, markdown
+
+NAME = "throughput"
+PLOT = "throughput.png"
+LABELS = {
+    "horama": "Horama",
+    "lucent": "torch-lucent, one unit",
+    "batched": "torch-lucent, batch",
+    "featviz": "featviz",
+    "trunk": "bare trunk",
+}
+PEERS = ("lucent", "batched", "horama")
+HEAD = (
+    "network, layer", "lucent", "lucent, batched", "Horama", "featviz", "bare trunk",
+    "over lucent", "over batched", "over Horama", "of the trunk",
+)  # fmt: skip
+
+Program = tuple[Callable[[], object], int, int]  # what is timed, over how many images and steps it runs
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", nargs="+", default=[name for name, _ in CASES], help="networks")
+    parser.add_argument("--batch", type=int, default=16, help="images at once")
+    parser.add_argument("--steps", type=int, default=128, help="of featviz; the others take an eighth")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--without", nargs="+", default=[], choices=PEERS, help="programs that are left out")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure(args: argparse.Namespace) -> Record:
+    found = {}
+    for name, layer in tqdm([case for case in CASES if case[0] in args.cases]):
+        found[f"{name} {layer}"] = measure_case(
+            name, layer, args.batch, args.steps, args.rounds, args.device, args.without
+        )
+    return {"batch": args.batch, "cases": found}
+
+
+def measure_case(
+    name: str, layer: str, batch: int, steps: int, rounds: int, device: str, without: list[str]
+) -> dict[str, object]:
+    """Milliseconds per image and step of every program, and all rounds."""
+    for run, _, _ in programs(name, layer, batch, 2, device, without).values():
+        run()  # warm-up
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    timed: dict[str, list[float]] = {}
+    found = programs(name, layer, batch, steps, device, without)
+    for _ in range(rounds):
+        for program, (run, images, count) in found.items():
+            began = time.perf_counter()
+            run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            timed.setdefault(program, []).append(1000 * (time.perf_counter() - began) / images / count)
+    side, fed = CASES[name, layer]
+    row: dict[str, object] = {program: statistics.median(times) for program, times in timed.items()}
+    row |= {"rounds": timed, "batch": batch, "image": side, "fed": fed}
+    row["steps"] = {program: count for program, (_, _, count) in found.items()}
+    if device != "cpu":
+        row["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return row
+
+
+def programs(name: str, layer: str, batch: int, steps: int, device: str, without: list[str]) -> dict[str, Program]:
+    """What is timed, by name."""
+    few = max(2, steps // 8)
+    side, fed = CASES[name, layer]
+    model = network(name, device)
+    config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch, lr=0.05)
+    place = torch.device(device)
+    step = bare_trunk(model, layer, (batch, 3, fed, fed), resolve_precision("auto", place), place)
+
+    def bare() -> None:
+        for _ in range(few):
+            step()
+
+    theirs = _peer_programs(model, layer, batch, few, side, fed, device) if set(PEERS) - set(without) else {}
+    return {
+        **{program: value for program, value in theirs.items() if program not in without},
+        "featviz": (lambda: featviz.render(model, f"{layer}:0-{batch - 1}", config), batch, steps),
+        "trunk": (bare, batch, few),
+    }
+
+
+def _peer_programs(
+    model: torch.nn.Module, layer: str, batch: int, steps: int, side: int, fed: int, device: str
+) -> dict[str, Program]:
+    hooked = peers.hooked_copy(model)
+
+    def alone() -> None:
+        for unit in range(2):
+            peers.lucent_images(hooked, layer, [unit], side, (steps,), fixed_image_size=fed)
+
+    def batched() -> None:
+        peers.lucent_images(hooked, layer, list(range(batch)), side, (steps,), fixed_image_size=fed)
+
+    cut = create_feature_extractor(copy.deepcopy(model), {layer: "activation"}).eval()
+    fourier = peers.horama().fourier
+
+    def by_horama() -> None:
+        def score(crops: Tensor) -> Tensor:
+            return cut(crops)["activation"][:, 0].mean()
+
+        fourier(score, total_steps=steps, image_size=side, model_input_size=fed, device=device)
+
+    return {"lucent": (alone, 2, steps), "batched": (batched, batch, steps), "horama": (by_horama, 1, steps)}
+
+
+def table(records: list[Record]) -> str:
+    """Milliseconds per image and step, and ratios."""
+    rows = []
+    for name, row in records[0]["cases"].items():
+        times = [f"{row[program]:.1f}" if program in row else "" for program in (*PEERS, "featviz", "trunk")]
+        ratios = [f"{row[program] / row['featviz']:.1f}x" if program in row else "" for program in PEERS]
+        rows.append([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"])
+    return markdown(HEAD, rows)
+
+
+def plot(record: Record, path: Path) -> None:
+    """Images times steps per second: an axis for every network, a bar for every program."""
+    from matplotlib.figure import Figure
+
+    cases, here = record["cases"], record["machine"]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, (name, row) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases.items(), strict=True):
+        for number, (program, label) in enumerate(LABELS.items()):
+            if program in row:
+                bars = axes.bar(number, 1000 / row[program], 0.9, color=COLORS[number], label=label)
+                axes.bar_label(bars, [f"{1000 / row[program]:.3g}"], fontsize=8, padding=1)
+        axes.set_title(name, fontsize=9)
+        axes.margins(y=0.1)
+        axes.set_xticks([])
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("images × steps per second", fontsize=9)
+    figure.suptitle(f"{here['gpu'] or here['processor']}, batch {record['batch']}", fontsize=9)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(LABELS), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

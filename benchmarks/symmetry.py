@@ -1,0 +1,11 @@
+"""Benchmarks of symmetries: which architectures are traced exactly, and what matching costs.
+
+uv run python benchmarks/symmetry.py architectures --keep
+uv run python benchmarks/symmetry.py matching --keep
+"""
+
+from measures.command import main
+from measures.symmetry import architectures, matching
+
+if __name__ == "__main__":
+    main(__doc__, [architectures, matching])
