@@ -1,7 +1,8 @@
 """Benchmarks of rendering: speed, quality and memory. One subcommand for each measure; MEASURE --help explains it.
 
-uv run --isolated --group peers python benchmarks/rendering.py throughput --keep
-uv run python benchmarks/rendering.py memory --keep
+Examples:
+    uv run --isolated --group peers python benchmarks/rendering.py throughput --keep
+    uv run python benchmarks/rendering.py memory --keep
 """
 
 from measures.command import main

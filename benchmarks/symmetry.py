@@ -1,7 +1,8 @@
 """Benchmarks of symmetries: which architectures are traced exactly, and what matching costs.
 
-uv run python benchmarks/symmetry.py architectures --keep
-uv run python benchmarks/symmetry.py matching --keep
+Examples:
+    uv run python benchmarks/symmetry.py architectures --keep
+    uv run python benchmarks/symmetry.py matching --keep
 """
 
 from measures.command import main

@@ -41,15 +41,16 @@ def main(description: str | None, measures: list[ModuleType]) -> None:
             )
             command.add_argument("--out", type=Path, metavar="FILE", help="write the record to this file")
     args = parser.parse_args()
-    if not hasattr(args.measured, "table"):
-        args.measured.run(args)
+    measured = vars(args).pop("measured")
+    if not hasattr(measured, "table"):
+        measured.run(args)
         return
-    record = report.provenance() | args.measured.measure(args)
-    print(args.measured.table([record]))
+    record = report.provenance() | measured.measure(args)
+    print(measured.table([record]))
     if args.out:
         report.write_record(args.out, record)
     if args.keep:
-        keep(args.measured, record)
+        keep(measured, record)
 
 
 def keep(measure: ModuleType, record: report.Record) -> None:
