@@ -1,11 +1,16 @@
-"""Copies of networks, which may share parts with the original, and guards of torch's global modes."""
+"""Private copies of networks, and guards of the settings that a network and torch share with other code.
+
+featviz never works on the caller's network itself: `weight_sharing_copy` makes a copy in evaluation mode that shares the weights,
+so that the caller may run, train or differentiate his network in another thread meanwhile, and nothing has to be restored.
+"""
 
 import contextlib
 import copy
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import ParamSpec, TypeVar
+from types import CellType, FunctionType, MethodType
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,50 +19,128 @@ from featviz.errors import ModelError
 
 Network = TypeVar("Network", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+ATTEMPTS = 3  # of a copy: another thread that runs the network meanwhile may change what is being copied
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-_TURN = threading.RLock()
-_SETTINGS = threading.Lock()
-_fastpath: list[bool] = []  # as it was when each network was frozen
+
+
+def weight_sharing_copy(model: Network) -> Network:
+    """A private copy in evaluation mode: its weights are the caller's memory, its buffers and its Python state are its own.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    >>> own = weight_sharing_copy(net)
+    >>> own[0].weight.data_ptr() == net[0].weight.data_ptr(), own[1].running_var.data_ptr() == net[1].running_var.data_ptr()
+    (True, False)
+    >>> own.training, own[0].weight.requires_grad, net.training
+    (False, False, True)
+
+    No weight of the copy takes a gradient. Weights made in inference mode are cloned, since autograd refuses them.
+
+    Raises:
+        ModelError: the network holds something that cannot be copied.
+    """
+
+    def shared(weight: Tensor) -> nn.Parameter:
+        # `data` and not `detach()`: an optimizer's step on the original is no error for a backward pass through the copy.
+        return nn.Parameter(weight.clone() if weight.is_inference() else weight.data, requires_grad=False)
+
+    return copy_of(model, {id(weight): shared(weight) for weight in model.parameters()}).eval()
 
 
 def copy_of(model: Network, shared: Mapping[int, object] | None = None) -> Network:
-    """A deep copy whose hooks are those of the model: the functions themselves, in lists of their own.
+    """A deep copy. Hooks stay the functions they are, in lists of the copy's own.
 
-    A hook may hold on to what cannot be copied (lucent's keep the last activations, with their graph). Activations that a
-    module keeps as attributes are copied without their graph.
+    A hook may hold what cannot be copied (lucent's hooks keep the last activations, with their graph). Activations that a
+    module keeps as attributes are copied without their graph. Methods and closures over modules of the network, kept as
+    hooks or as attributes, refer to the copy's modules.
 
     Args:
         shared: id of an object in the model -> what stands in its place in the copy.
 
     Raises:
-        ModelError: the model holds something that cannot be copied.
+        ModelError: the network holds something that cannot be copied.
     """
-    memo: dict[int, object] = dict(shared or {})
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            made, memo = _deep_copy(model, dict(shared or {}))
+            break
+        except Exception as error:
+            if attempt < ATTEMPTS:
+                continue
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ModelError(
+                f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
+            ) from error
+    given = {id(value) for value in (shared or {}).values()}
+    own = {id(module): module for module in model.modules() if id(module) not in given}
+    for name, module in made.named_modules():
+        if id(module) in own:
+            raise ModelError(f"the network cannot be copied: {name or 'it'} is its own deep copy.")
+    copies = {number: memo[number] for number in own if number in memo}
+    for module in made.modules():
+        for name in HOOKS:
+            hooks = getattr(module, name)
+            hooks.update({key: _rebound(hook, copies) for key, hook in hooks.items()})
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType):
+                vars(module)[name] = _rebound(value, copies)
+    return made
+
+
+def _deep_copy(model: Network, memo: dict[int, Any]) -> tuple[Network, dict[int, Any]]:
+    """The copy, and what each object became in it, by id."""
     for module in model.modules():
         for name in HOOKS:
             hooks = getattr(module, name)
             memo[id(hooks)] = copy.copy(hooks)
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
+        for value in (*vars(module).values(), *module._buffers.values()):
+            if isinstance(value, Tensor) and (not value.is_leaf or value.is_inference()):
                 memo[id(value)] = value.detach().clone()
-    try:
-        made = copy.deepcopy(model, memo)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(
-            f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
-        ) from error
-    given = {id(value) for value in (shared or {}).values()}
-    own = {id(module) for module in model.modules()} - given
-    for name, module in made.named_modules():
-        if id(module) in own:
-            raise ModelError(f"the network cannot be copied: {name or 'it'} is its own deep copy.")
+    return copy.deepcopy(model, memo), memo
+
+
+def _rebound(function: Any, copies: Mapping[int, object]) -> Any:
+    """The function, of whose modules (by id) the copies stand in their place: `self` of a method, cells of a closure, arguments
+    of a partial."""
+    if isinstance(function, MethodType):
+        return MethodType(function.__func__, copies.get(id(function.__self__), function.__self__))
+    if isinstance(function, functools.partial):
+        args = [copies.get(id(value), value) for value in function.args]
+        keywords = {name: copies.get(id(value), value) for name, value in function.keywords.items()}
+        return functools.partial(_rebound(function.func, copies), *args, **keywords)
+    if not isinstance(function, FunctionType) or not function.__closure__:
+        return function
+    full = [cell for cell in function.__closure__ if cell != CellType()]
+    if not any(id(cell.cell_contents) in copies for cell in full):
+        return function
+    cells = tuple(
+        CellType(copies[id(cell.cell_contents)]) if cell in full and id(cell.cell_contents) in copies else cell
+        for cell in function.__closure__
+    )
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
     return made
 
 
+@contextlib.contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """The networks in evaluation mode while this is open; every module's training flag comes back, whatever happens.
+
+    For networks that are featviz's own, such as a merged network under repair; the caller's is copied instead.
+    """
+    training = [module for model in models for module in model.modules() if module.training]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def ordinary_modes(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """The function, in which gradients are computed and nothing is rounded, whatever modes of torch its caller is in."""
+    """The function with gradients on and autocast off, whatever modes of torch its caller is in."""
 
     @functools.wraps(function)
     def within(*args: Given.args, **kwargs: Given.kwargs) -> Result:
@@ -73,58 +156,39 @@ def ordinary_modes(function: Callable[Given, Result]) -> Callable[Given, Result]
     return within
 
 
-@contextlib.contextmanager
-def in_turn() -> Iterator[None]:
-    """Threads that render networks as they are, or copy them, take turns: two networks may share parts."""
-    with _TURN:
-        yield
+class ProcessSetting:
+    """A setting of the whole process that overlapping users of several threads want alike.
 
+    The first to come writes it, the last to leave restores it.
 
-@contextlib.contextmanager
-def _without_fastpath() -> Iterator[None]:
-    """Attention without the kernel that passes by the hooks of the modules within; a setting of the process."""
-    with _SETTINGS:
-        _fastpath.append(torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        with _SETTINGS:
-            before = _fastpath.pop()
-            if not _fastpath:
-                torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without weight gradients; every training flag, requires_grad and buffer comes back, whatever
-    happens.
+    Args:
+        change: writes the setting, returns what restores it.
     """
-    modules, weights = list(model.modules()), list(model.parameters())
-    training = [module.training for module in modules]
-    wanted = [weight.requires_grad for weight in weights]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    with _without_fastpath():
+
+    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
+        self._change, self._lock, self._users = change, threading.Lock(), 0
+        self._restore: Callable[[], object] = lambda: None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._restore = self._change()
+            self._users += 1
         try:
-            model.eval()
-            for weight in weights:
-                weight.requires_grad_(False)
             yield
         finally:
-            for module, flag, own in zip(modules, training, buffers, strict=True):
-                module.training = flag
-                module._buffers.clear()
-                module._buffers.update(own)
-            for weight, flag in zip(weights, wanted, strict=True):
-                weight.requires_grad_(flag)
-            for buffer, value in values:
-                _give_back(buffer, value)
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._restore()
 
 
-def _give_back(buffer: Tensor, value: Tensor) -> None:
-    with torch.no_grad(), contextlib.suppress(RuntimeError):  # of sparse tensors, or of memory that is written twice
-        if not torch.equal(buffer, value):
-            buffer.copy_(value)
-        if buffer.requires_grad and not buffer.is_leaf:
-            buffer.detach_()
+def _switch_fastpath_off() -> Callable[[], object]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    return functools.partial(torch.backends.mha.set_fastpath_enabled, before)
+
+
+without_attention_fastpath = ProcessSetting(_switch_fastpath_off)
+"""Context: attention by its single operators instead of one kernel that hides them; for tracing."""
