@@ -110,17 +110,21 @@ def _rebound(function: Any, copies: Mapping[int, object]) -> Any:
         return functools.partial(_rebound(function.func, copies), *args, **keywords)
     if not isinstance(function, FunctionType) or not function.__closure__:
         return function
-    full = [cell for cell in function.__closure__ if cell != CellType()]
-    if not any(id(cell.cell_contents) in copies for cell in full):
+    cells = tuple(_rebound_cell(cell, copies) for cell in function.__closure__)
+    if all(new is old for new, old in zip(cells, function.__closure__, strict=True)):
         return function
-    cells = tuple(
-        CellType(copies[id(cell.cell_contents)]) if cell in full and id(cell.cell_contents) in copies else cell
-        for cell in function.__closure__
-    )
     made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     made.__kwdefaults__ = function.__kwdefaults__
     made.__dict__.update(function.__dict__)
     return made
+
+
+def _rebound_cell(cell: CellType, copies: Mapping[int, object]) -> CellType:
+    try:
+        found = copies.get(id(cell.cell_contents))
+    except ValueError:  # an empty cell
+        return cell
+    return cell if found is None else CellType(found)
 
 
 @contextlib.contextmanager

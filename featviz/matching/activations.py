@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from featviz.data import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
+from featviz.isolation import evaluation_mode
 from featviz.matching.assignment import Floats, Matching, assign_blocks, block_scores, scores_of
 from featviz.matching.weights import Evidence, progressive, weight_scores
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
@@ -141,15 +143,14 @@ class Observer:
                 self._handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 self._handles.append(modules[name].register_forward_hook(self._keep_output(name)))
-        self._training = [module for module in self._model.modules() if module.training]
-        self._model.eval()
+        self._mode = evaluation_mode(self._model)
+        self._mode.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         for handle in self._handles:
             handle.remove()
-        for module in self._training:
-            module.training = True
+        self._mode.__exit__(*error)
 
     def _keep_input(self, name: str) -> Callable[[nn.Module, tuple, dict], None]:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:

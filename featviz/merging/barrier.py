@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from featviz.config import MergeConfig
 from featviz.data import Data, device_of
 from featviz.errors import AlignmentError
+from featviz.isolation import evaluation_mode
 from featviz.matching.alignment import Alignment
 from featviz.merging.average import merge
 
@@ -88,22 +89,16 @@ def evaluate(
         AlignmentError: data without labels, or no data.
     """
     device = device_of(model)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     total, right, count = 0.0, 0, 0
-    try:
-        with torch.inference_mode():
-            for batch in data:
-                if isinstance(batch, Tensor) or len(batch) < 2:
-                    raise AlignmentError("a loss needs labels: `data` has to yield batches (x, label).")
-                x, y = batch[0].to(device), batch[1].to(device)
-                logits = model(x)
-                total += float(loss(logits, y)) * len(x)
-                right += int((logits.argmax(1) == y).sum())
-                count += len(x)
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in data:
+            if isinstance(batch, Tensor) or len(batch) < 2:
+                raise AlignmentError("a loss needs labels: `data` has to yield batches (x, label).")
+            x, y = batch[0].to(device), batch[1].to(device)
+            logits = model(x)
+            total += float(loss(logits, y)) * len(x)
+            right += int((logits.argmax(1) == y).sum())
+            count += len(x)
     if not count:
         raise AlignmentError("there is no data to evaluate on: `data` yielded no batch (a generator serves only once).")
     return total / count, 100 * right / count

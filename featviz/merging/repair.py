@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from featviz.data import Data, device_of, inputs_of
 from featviz.errors import AlignmentError
+from featviz.isolation import evaluation_mode
 from featviz.symmetry.groups import LayerUnits
 
 Progress = Callable[[int, int], None] | None
@@ -239,18 +240,12 @@ def _write_norms(model: nn.Module, moments: Mapping[str, ChannelMoments], shift:
 
 
 def _run(model: nn.Module, data: Data, progress: Progress) -> None:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     batches = 0
-    try:
-        with torch.no_grad():
-            for x in inputs_of(data, device_of(model)):
-                model(x)
-                batches += 1
-                if progress:
-                    progress(batches, 0)
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), torch.no_grad():
+        for x in inputs_of(data, device_of(model)):
+            model(x)
+            batches += 1
+            if progress:
+                progress(batches, 0)
     if not batches:
         raise AlignmentError("the repair got no data: `data` yielded no batch (a generator serves only once).")

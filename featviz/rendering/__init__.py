@@ -1,6 +1,6 @@
 """From a network and an objective to images by gradient ascent. Knows nothing of permutations."""
 
-from featviz.isolation import in_turn, ordinary_modes
+from featviz.isolation import ordinary_modes
 from featviz.rendering.image.color import IMAGENET_MATRIX, color_matrix, recorrelate
 from featviz.rendering.image.fourier import Fourier
 from featviz.rendering.image.maco import Maco
@@ -13,7 +13,8 @@ from featviz.rendering.image.parameterizations import (
 from featviz.rendering.image.pixel import Pixel
 from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.image.spectrum import magnitude_profile
-from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.rendering.network.cut_network import resolve_layer, uncompiled
+from featviz.rendering.network.feature_extractor import FeatureExtractor, recorded_layers
 from featviz.rendering.objectives import (
     Objective,
     channel,
@@ -24,14 +25,14 @@ from featviz.rendering.objectives import (
     logit,
     neuron,
 )
-from featviz.rendering.optimize.batching import must_fit
 from featviz.rendering.optimize.loop import Renderings, alive, ascend, score_images
-from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead
+from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
 from featviz.rendering.render import layer_width, render, resolve_device
 from featviz.rendering.robustness.warps import warp
 
 __all__ = [
     "IMAGENET_MATRIX",
+    "FeatureExtractor",
     "Fourier",
     "Maco",
     "Objective",
@@ -39,7 +40,6 @@ __all__ = [
     "Pixel",
     "Renderings",
     "Starts",
-    "Trunk",
     "alive",
     "as_lucent_param",
     "ascend",
@@ -49,11 +49,9 @@ __all__ = [
     "direction",
     "diversity",
     "from_callable",
-    "in_turn",
     "layer_width",
     "logit",
     "magnitude_profile",
-    "must_fit",
     "neuron",
     "ordinary_modes",
     "parameterization",
@@ -67,6 +65,6 @@ __all__ = [
     "seeded_starts",
     "starts_with_gradient",
     "uncompiled",
-    "warn_of_dead",
+    "warn_of_dead_units",
     "warp",
 ]

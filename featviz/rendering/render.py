@@ -16,11 +16,12 @@ from featviz.config import RenderConfig
 from featviz.data import device_of
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.isolation import ordinary_modes
-from featviz.rendering.network.feature_extractor import Trunk, recorded_layers, resolve_layer, uncompiled
+from featviz.rendering.network.cut_network import resolve_layer, uncompiled
+from featviz.rendering.network.feature_extractor import FeatureExtractor, recorded_layers
 from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
 from featviz.rendering.optimize.batching import must_fit
 from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend
-from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead
+from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
 from featviz.rendering.receptive_field import at_receptive_field
 from featviz.units import format_unit, parse_units
 
@@ -74,8 +75,8 @@ def render(
     if canvas == "receptive_field":
         if not isinstance(what, Neuron):
             raise RenderError("canvas='receptive_field' is for one position: give a neuron(layer, units) objective.")
-        with Trunk(model, (what.layer,), config, place) as trunk:
-            what, config = at_receptive_field(trunk, what, config)
+        extractor = FeatureExtractor(model, (what.layer,), config, place)
+        what, config = at_receptive_field(extractor, what, config)
     if isinstance(what, (str, Sequence)):
         return _render_units(model, [what] if isinstance(what, str) else what, config, place, transform, progress, axis)
     objective = as_objective(what)
@@ -86,20 +87,20 @@ def render(
     if layers is None:
         probe = _gray(model, config, place, count)
         layers = recorded_layers(objective.score, model, probe, config, place)
-    with Trunk(model, layers, config, place) as trunk:
-        keys = _keys(trunk, objective, count)
-        names = [f"image {number}" for number in range(count)]
-        return _render(trunk, objective, keys, names, config, transform, progress)
+    extractor = FeatureExtractor(model, layers, config, place)
+    keys = _keys(extractor, objective, count)
+    names = [f"image {number}" for number in range(count)]
+    return _render(extractor, objective, keys, names, config, transform, progress)
 
 
-def _keys(trunk: Trunk, objective: Objective, count: int) -> list[Hashable]:
+def _keys(extractor: FeatureExtractor, objective: Objective, count: int) -> list[Hashable]:
     """Of the seeds: the unit that an image is for, as where it is asked for by name; a unit that comes again gets another."""
     if objective.image_units is None:
         return [("objective", number) for number in range(count)]
     times: Counter[tuple[str, int]] = Counter()
     keys: list[Hashable] = []
     for layer, unit in objective.image_units:
-        key = (trunk.layers.get(layer, layer), unit)
+        key = (extractor.layers.get(layer, layer), unit)
         keys.append((*key, times[key]) if times[key] else key)
         times[key] += 1
     return keys
@@ -131,15 +132,15 @@ def _render_units(
     for layer in dict.fromkeys(layer for layer, _ in asked):
         keys = [key for key in asked if key[0] == layer]
         places += [place for place, key in enumerate(asked) if key[0] == layer]
-        with Trunk(model, (layer or "labels",), config, device) as trunk:
-            objective = channel(layer or "labels", [unit for _, unit in keys], axes[layer])
-            names = [format_unit(*key) for key in keys]
-            parts.append(_render(trunk, objective, keys, names, config, transform, progress))
+        extractor = FeatureExtractor(model, (layer or "labels",), config, device)
+        objective = channel(layer or "labels", [unit for _, unit in keys], axes[layer])
+        names = [format_unit(*key) for key in keys]
+        parts.append(_render(extractor, objective, keys, names, config, transform, progress))
     return Renderings.join(parts).select(sorted(range(len(asked)), key=places.__getitem__))
 
 
 def _render(
-    trunk: Trunk,
+    extractor: FeatureExtractor,
     objective: Objective,
     keys: Sequence[Any],
     names: Sequence[str],
@@ -148,12 +149,11 @@ def _render(
     progress: Progress | None,
 ) -> Renderings:
     """Start where the units have a gradient, ascend, and report the dead."""
-    with must_fit(len(keys), config, trunk.device):
-        starts, living = starts_with_gradient([(trunk, objective)], keys, config, transform)
-    renderings = ascend(trunk, objective, starts, config, transform, progress)
+    starts, living = starts_with_gradient([(extractor, objective)], keys, config, transform)
+    renderings = ascend(extractor, objective, starts, config, transform, progress)
     renderings = replace(renderings, dead=renderings.dead | ~living[0])
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
-    warn_of_dead(dead, config, stacklevel=3)
+    warn_of_dead_units(dead, config, stacklevel=3)
     return renderings
 
 
@@ -172,15 +172,16 @@ def layer_width(
     if axis is None and isinstance(module, (nn.Linear, nn.LayerNorm)):
         axis = -1
     place = device_of(model) if device is None else device
-    with must_fit(1, config, place), Trunk(model, (layer or "labels",), config, place) as trunk, torch.no_grad():
-        activation = trunk(_gray(model, config, place, 1))[layer or "labels"]
+    extractor = FeatureExtractor(model, (layer or "labels",), config, place)
+    with must_fit(1, config, place), torch.no_grad():
+        activation = extractor(_gray(model, config, place, 1))[layer or "labels"]
     return units_first(activation, axis).shape[1], axis
 
 
 def _gray(model: nn.Module, config: RenderConfig, device: torch.device, count: int) -> Tensor:
     """Images of the size that the network is fed, all 1/2."""
-    trunk = Trunk(model, (), config, device)
-    return torch.full((count, trunk.channels, *config.input_hw), 0.5, device=device, dtype=trunk.dtype)
+    extractor = FeatureExtractor(model, (), config, device)
+    return torch.full((count, extractor.channels, *config.input_hw), 0.5, device=device, dtype=extractor.dtype)
 
 
 def resolve_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featviz.config import RenderConfig
 from featviz.isolation import copy_of
-from featviz.rendering import Trunk, channel, layer_width, render, resolve_device, resolve_layer
+from featviz.rendering import FeatureExtractor, channel, layer_width, render, resolve_device, resolve_layer
 from featviz.rendering.network.feature_extractor import resolve_precision
 from featviz.rendering.optimize.batching import batch_size
 
@@ -75,9 +75,9 @@ def throughput(
     place = resolve_device(device, model)
     layer = resolve_layer(model, layer)
     width, axis = layer_width(model, layer, config, place)
-    with Trunk(model, (layer,), config, place) as opened:
-        batch = batch_size(opened, channel(layer, [0], axis), config)
-        channels = opened.channels
+    extractor = FeatureExtractor(model, (layer,), config, place)
+    batch = batch_size(extractor, channel(layer, [0], axis), config)
+    channels = extractor.channels
     count = batch if images is None else images
     specs = [f"{layer}:{unit % width}" for unit in range(count)]
     batch = min(batch, count)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError
+from featviz.isolation import without_attention_fastpath
 from featviz.symmetry.propagation import Propagation, Site, Trace, tensors_of, varies
 
 
@@ -39,14 +40,9 @@ def trace_labels(model: nn.Module, inputs: tuple, rules: Callable[..., bool]) ->
         if name:
             module.register_forward_pre_hook(entering(name), with_kwargs=True)
             module.register_forward_hook(leaving(name))
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-        with torch.no_grad(), kernel, mode:
-            output = model(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with torch.no_grad(), without_attention_fastpath(), kernel, mode:
+        output = model(*inputs)
     outputs = tensors_of(output)
     if not outputs:
         raise ModelError(f"the network returned {type(output).__name__}, without a tensor: featviz cannot trace it.")

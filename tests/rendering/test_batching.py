@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import featviz
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.batching import COPIES, SHARE, batch_size, image_bytes
 
@@ -63,24 +63,24 @@ def test_another_failure_is_not_taken_for_memory():
 
 def test_auto_fills_the_given_memory_and_no_more():
     net = seeded(TinyResNet)
-    with Trunk(net, ("conv2",), CONFIG) as trunk:
-        one = image_bytes(trunk, channel("conv2", [0]), CONFIG)
-        fixed = COPIES * sum(weight.nbytes for weight in trunk.net.parameters())
+    extractor = FeatureExtractor(net, ("conv2",), CONFIG)
+    one = image_bytes(extractor, channel("conv2", [0]), CONFIG)
+    fixed = COPIES * sum(weight.nbytes for weight in extractor.net.parameters())
     for images in (1, 3, 9):
         config = replace(CONFIG, memory=((images + 0.5) * one + fixed) / SHARE / 2**30)
-        with Trunk(net, ("conv2",), config) as trunk:
-            found = batch_size(trunk, channel("conv2", list(range(4))), config)
+        extractor = FeatureExtractor(net, ("conv2",), config)
+        found = batch_size(extractor, channel("conv2", list(range(4))), config)
         assert found == images
-    with Trunk(net, ("conv2",), CONFIG) as trunk:
-        assert batch_size(trunk, channel("conv2", [0]), CONFIG) == 32
+    extractor = FeatureExtractor(net, ("conv2",), CONFIG)
+    assert batch_size(extractor, channel("conv2", [0]), CONFIG) == 32
 
 
 def test_the_weights_are_no_part_of_an_image():
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3))
     objective = channel("2", [0])
     config = RenderConfig(size=6)
-    with Trunk(net, ("2",), config) as trunk:
-        assert image_bytes(trunk, objective, config) < net[2].weight.nbytes / 3
+    extractor = FeatureExtractor(net, ("2",), config)
+    assert image_bytes(extractor, objective, config) < net[2].weight.nbytes / 3
 
 
 def test_memory_of_an_image_grows_with_its_area():
@@ -88,8 +88,8 @@ def test_memory_of_an_image_grows_with_its_area():
     found = []
     for side in (32, 64):
         config = replace(CONFIG, size=side)
-        with Trunk(net, ("conv2",), config) as trunk:
-            found.append(image_bytes(trunk, channel("conv2", [0]), config))
+        extractor = FeatureExtractor(net, ("conv2",), config)
+        found.append(image_bytes(extractor, channel("conv2", [0]), config))
     assert 3.5 < found[1] / found[0] < 4.5
 
 

@@ -13,7 +13,7 @@ from featviz.errors import RenderError
 from featviz.rendering.backends import traced_graph as straight
 from featviz.rendering.backends.traced_graph import RUNS, compiled_line, quickest
 from featviz.rendering.network import feature_extractor as trunks
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 CONFIG = RenderConfig(size=16, steps=8, precision="float32", compile=True)
 
@@ -68,7 +68,7 @@ def test_the_quickest_is_kept(monkeypatch):
 
 def test_a_network_that_is_not_to_be_compiled_is_not(monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
-    with Trunk(seeded(TinyResNet), ("conv2",), replace(CONFIG, compile=False)) as trunk:
-        for _ in range(3):
-            trunk(torch.rand(2, 3, 16, 16, requires_grad=True))
-        assert trunk._lines
+    extractor = FeatureExtractor(seeded(TinyResNet), ("conv2",), replace(CONFIG, compile=False))
+    for _ in range(3):
+        extractor(torch.rand(2, 3, 16, 16, requires_grad=True))
+    assert extractor._lines

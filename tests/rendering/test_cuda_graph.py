@@ -16,7 +16,7 @@ import featviz
 from featviz.rendering.backends import fold_batchnorm as prepared
 from featviz.rendering.backends.cuda_graph import WARM
 from featviz.rendering.image.seeding import Starts, seeded_starts
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize import loop as ascent
 from featviz.rendering.optimize.loop import Climb
@@ -152,14 +152,14 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with place:
             net = TinyResNet()
-        with Trunk(net, ("bn2",), config, place) as trunk:
-            faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart)
-            climb = Climb(trunk, channel("bn2", [0, 1, 2]), faked, config)
-            for _ in range(2):
-                climb.step()
-            found = [tensor for tensor in given if isinstance(tensor, Tensor)]
-            assert len(found) == 12  # twice spectrum, gradient, both moments, the number of steps, the learning rate
-            assert {tensor.device for tensor in (climb._painter(), climb._trace, *found)} == {place}
+        extractor = FeatureExtractor(net, ("bn2",), config, place)
+        faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart)
+        climb = Climb(extractor, channel("bn2", [0, 1, 2]), faked, config)
+        for _ in range(2):
+            climb.step()
+        found = [tensor for tensor in given if isinstance(tensor, Tensor)]
+        assert len(found) == 12  # twice spectrum, gradient, both moments, the number of steps, the learning rate
+        assert {tensor.device for tensor in (climb._painter(), climb._trace, *found)} == {place}
 
 
 class Deciding(nn.Module):

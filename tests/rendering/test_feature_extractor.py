@@ -6,7 +6,7 @@ from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import DeviceError, ModelError, RenderError, UnitError
-from featviz.rendering import Trunk, recorded_layers, resolve_device
+from featviz.rendering import FeatureExtractor, recorded_layers, resolve_device
 from featviz.subjects import input_normalization
 
 FLOAT32 = RenderConfig(size=8, precision="float32")
@@ -60,8 +60,8 @@ def normalised(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
 
 def test_the_activation_is_the_modules_own_output_before_an_inplace_relu(net):
     x = torch.rand(2, 3, 8, 8)
-    with Trunk(net, ("conv1", "block.1"), FLOAT32) as trunk:
-        found = trunk(x)
+    extractor = FeatureExtractor(net, ("conv1", "block.1"), FLOAT32)
+    found = extractor(x)
     conv1 = net.conv1(normalised(x, net))
     block = net.block.eval()
     torch.testing.assert_close(found["conv1"], conv1)
@@ -72,14 +72,14 @@ def test_the_activation_is_the_modules_own_output_before_an_inplace_relu(net):
 @pytest.mark.parametrize("layer", ["conv1", "block.1"])
 def test_the_gradient_is_that_of_the_layer_before_the_inplace_relu(net, layer):
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
-    with Trunk(net, (layer, "block.2"), FLOAT32) as trunk:
-        trunk(x)[layer].sum().backward()
+    extractor = FeatureExtractor(net, (layer, "block.2"), FLOAT32)
+    extractor(x)[layer].sum().backward()
     for module in net.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
     y = x.detach().clone().requires_grad_()
-    with Trunk(net, (layer,), FLOAT32) as trunk:
-        trunk(y)[layer].sum().backward()
+    extractor = FeatureExtractor(net, (layer,), FLOAT32)
+    extractor(y)[layer].sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
 
 
@@ -87,24 +87,24 @@ def test_the_network_stops_at_the_last_layer_needed(net):
     called = []
     net.block[1].register_forward_hook(lambda *_: called.append("block.1"))
     net.fc.register_forward_hook(lambda *_: called.append("fc"))
-    with Trunk(net, ("block.0", "conv1"), FLOAT32) as trunk:
-        trunk(torch.rand(1, 3, 8, 8))
+    extractor = FeatureExtractor(net, ("block.0", "conv1"), FLOAT32)
+    extractor(torch.rand(1, 3, 8, 8))
     assert called == []
-    with Trunk(net, ("labels",), FLOAT32) as trunk:
-        assert trunk(torch.rand(1, 3, 8, 8))["labels"].shape == (1, 6)
+    extractor = FeatureExtractor(net, ("labels",), FLOAT32)
+    assert extractor(torch.rand(1, 3, 8, 8))["labels"].shape == (1, 6)
     assert set(called) == {"block.1", "fc"}
 
 
 def test_a_shared_module_gives_its_first_output(net):
-    with Trunk(net, ("relu", "labels"), FLOAT32) as trunk:
-        assert trunk(torch.rand(1, 3, 8, 8))["relu"].shape[1] == 4
+    extractor = FeatureExtractor(net, ("relu", "labels"), FLOAT32)
+    assert extractor(torch.rand(1, 3, 8, 8))["relu"].shape[1] == 4
 
 
 def test_the_gradient_reaches_the_image_and_no_weight(net):
     x = torch.rand(1, 3, 8, 8, requires_grad=True)
-    with Trunk(net, ("fc",), FLOAT32) as trunk:
-        trunk(x)["fc"].sum().backward()
-        assert not any(weight.requires_grad for weight in net.parameters())
+    extractor = FeatureExtractor(net, ("fc",), FLOAT32)
+    extractor(x)["fc"].sum().backward()
+    assert not any(weight.requires_grad for weight in net.parameters())
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in net.parameters())
@@ -117,8 +117,8 @@ def test_the_model_comes_back_as_it_was(net, precision):
     net.fc.bias.requires_grad_(False)
     net.conv1.weight.grad = torch.ones_like(net.conv1.weight)
     before = state(net)
-    with Trunk(net, ("fc",), RenderConfig(size=8, precision=precision)) as trunk:
-        trunk(torch.rand(2, 3, 8, 8, dtype=trunk.dtype))
+    extractor = FeatureExtractor(net, ("fc",), RenderConfig(size=8, precision=precision))
+    extractor(torch.rand(2, 3, 8, 8, dtype=extractor.dtype))
     assert_untouched(net, before)
 
 
@@ -127,9 +127,9 @@ def test_the_model_comes_back_as_it_was_also_after_an_error(net, error):
     before = state(net)
 
     def fails() -> None:
-        with Trunk(net, ("fc",), FLOAT32) as trunk:
-            trunk(torch.rand(2, 3, 8, 8))
-            raise error
+        extractor = FeatureExtractor(net, ("fc",), FLOAT32)
+        extractor(torch.rand(2, 3, 8, 8))
+        raise error
 
     with pytest.raises(error):
         fails()
@@ -138,36 +138,39 @@ def test_the_model_comes_back_as_it_was_also_after_an_error(net, error):
 
 def test_two_trunks_of_one_model_do_not_see_each_other(net):
     x = torch.rand(1, 3, 8, 8)
-    with Trunk(net, ("conv1",), FLOAT32) as early, Trunk(net, ("conv1", "fc"), FLOAT32) as late:
+    with FeatureExtractor(net, ("conv1",), FLOAT32) as early, FeatureExtractor(net, ("conv1", "fc"), FLOAT32) as late:
         assert late(x).keys() == {"conv1", "fc", "input"}
         assert torch.equal(early(x)["conv1"], late(x)["conv1"])
 
 
 def test_names_may_be_written_as_lucent_does(net):
-    with Trunk(net, ("block_1", "input"), FLOAT32) as trunk:
-        x = torch.rand(1, 3, 8, 8)
-        found = trunk(x)
+    extractor = FeatureExtractor(net, ("block_1", "input"), FLOAT32)
+    x = torch.rand(1, 3, 8, 8)
+    found = extractor(x)
     assert found["block_1"].shape == (1, 5, 8, 8)
     assert found["input"] is x
 
 
 def test_an_unknown_layer_is_named_with_its_neighbours(net):
     with pytest.raises(UnitError, match=r"no layer 'block\.11': did you mean block\.1"):
-        Trunk(net, ("block.11",), FLOAT32)
+        FeatureExtractor(net, ("block.11",), FLOAT32)
 
 
 def test_a_layer_that_is_not_called_is_named(net):
-    with pytest.raises(UnitError, match="extra but does not call it"), Trunk(net, ("extra",), FLOAT32) as trunk:
-        trunk(torch.rand(1, 3, 8, 8))
+    with (
+        pytest.raises(UnitError, match="extra but does not call it"),
+        FeatureExtractor(net, ("extra",), FLOAT32) as extractor,
+    ):
+        extractor(torch.rand(1, 3, 8, 8))
 
 
 def test_a_size_that_the_network_cannot_take_is_said_with_the_remedy():
     model = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Conv2d(2, 2, 5))
     with (
         pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger size"),
-        Trunk(model, ("1",), RenderConfig(size=6, precision="float32")) as trunk,
+        FeatureExtractor(model, ("1",), RenderConfig(size=6, precision="float32")) as extractor,
     ):
-        trunk(torch.rand(1, 3, 6, 6))
+        extractor(torch.rand(1, 3, 6, 6))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
@@ -176,8 +179,8 @@ def test_out_of_memory_is_never_swallowed(net, error):
         raise error
 
     net.block.register_forward_hook(hook)
-    with pytest.raises(type(error)) as caught, Trunk(net, ("fc",), FLOAT32) as trunk:
-        trunk(torch.rand(1, 3, 8, 8))
+    with pytest.raises(type(error)) as caught, FeatureExtractor(net, ("fc",), FLOAT32) as extractor:
+        extractor(torch.rand(1, 3, 8, 8))
     assert caught.value is error
 
 
@@ -186,8 +189,11 @@ def test_outputs_without_tensors_are_refused():
         def forward(self, x):
             return {"words": "none"}
 
-    with pytest.raises(ModelError, match="without a tensor"), Trunk(Text(), ("labels",), FLOAT32) as trunk:
-        trunk(torch.rand(1, 3, 8, 8))
+    with (
+        pytest.raises(ModelError, match="without a tensor"),
+        FeatureExtractor(Text(), ("labels",), FLOAT32) as extractor,
+    ):
+        extractor(torch.rand(1, 3, 8, 8))
 
 
 def test_a_tuple_gives_its_first_tensor():
@@ -195,8 +201,8 @@ def test_a_tuple_gives_its_first_tensor():
         def forward(self, x):
             return None, [x.mean((2, 3)), x]
 
-    with Trunk(Pair(), ("labels",), FLOAT32) as trunk:
-        assert trunk(torch.rand(2, 3, 8, 8))["labels"].shape == (2, 3)
+    extractor = FeatureExtractor(Pair(), ("labels",), FLOAT32)
+    assert extractor(torch.rand(2, 3, 8, 8))["labels"].shape == (2, 3)
 
 
 def test_layers_within_a_transformer_are_seen_without_gradients_too():
@@ -209,16 +215,17 @@ def test_layers_within_a_transformer_are_seen_without_gradients_too():
         def forward(self, x):
             return self.block(self.patch(x).flatten(2).mT)
 
-    with Trunk(Tokens(), ("block.linear1",), FLOAT32) as trunk, torch.no_grad():
-        assert trunk(torch.rand(2, 3, 8, 8))["block.linear1"].shape == (2, 4, 16)
+    extractor = FeatureExtractor(Tokens(), ("block.linear1",), FLOAT32)
+    with torch.no_grad():
+        assert extractor(torch.rand(2, 3, 8, 8))["block.linear1"].shape == (2, 4, 16)
 
 
 def test_bfloat16_and_precise_runs_agree_roughly_and_float64_closely(net):
     x = torch.rand(2, 3, 8, 8)
-    with Trunk(net, ("fc",), RenderConfig(size=8, precision="bfloat16")) as trunk:
-        rough, precise = trunk(x)["fc"], trunk(x, precise=True)["fc"]
-    with Trunk(net, ("fc",), RenderConfig(size=8, precision="float64")) as trunk:
-        exact = trunk(x.double())["fc"]
+    extractor = FeatureExtractor(net, ("fc",), RenderConfig(size=8, precision="bfloat16"))
+    rough, precise = extractor(x)["fc"], extractor(x, precise=True)["fc"]
+    extractor = FeatureExtractor(net, ("fc",), RenderConfig(size=8, precision="float64"))
+    exact = extractor(x.double())["fc"]
     assert (rough.dtype, precise.dtype, exact.dtype) == (torch.bfloat16, torch.float32, torch.float64)
     torch.testing.assert_close(precise.double(), exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rough.double(), exact, atol=0.05, rtol=0.05)

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from featviz.config import RenderConfig
 from featviz.rendering.backends.fold_batchnorm import foldable, prepared
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 
 class Awkward(nn.Module):
@@ -134,11 +134,11 @@ def test_odd_networks_are_not_another_network_to_the_ascent(make, precision):
         norm.bias.data.normal_(0, 0.3)
     tolerance = 1e-4 if precision == "float32" else 3e-2
     config = RenderConfig(size=12, precision=precision, mean=(0.0, 0.0, 0.0), std=(0.25, 0.25, 0.25))
-    with Trunk(net, ("last",), config) as trunk:
-        for level in (0.1, 0.6):
-            x = (level + 0.3 * torch.rand(2, 3, 12, 12)).requires_grad_()
-            ours, theirs = trunk(x)["last"].float(), trunk(x, precise=True)["last"]
-            assert (ours - theirs).norm() < tolerance * theirs.norm()
+    extractor = FeatureExtractor(net, ("last",), config)
+    for level in (0.1, 0.6):
+        x = (level + 0.3 * torch.rand(2, 3, 12, 12)).requires_grad_()
+        ours, theirs = extractor(x)["last"].float(), extractor(x, precise=True)["last"]
+        assert (ours - theirs).norm() < tolerance * theirs.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -146,9 +146,9 @@ def test_a_wrong_fold_is_seen_in_weights_of_few_digits_too(dtype):
     net = seeded(Closed)
     net.norm.running_mean.uniform_(-0.2, 0.2)
     net.norm.running_var.uniform_(0.5, 0.9)
-    with Trunk(net.to(dtype), ("last",), RenderConfig(size=12, precision="float32")) as trunk:
-        x = torch.rand(2, 3, 12, 12, requires_grad=True)
-        ours, theirs = trunk(x)["last"].float(), trunk(x, precise=True)["last"].float()
+    extractor = FeatureExtractor(net.to(dtype), ("last",), RenderConfig(size=12, precision="float32"))
+    x = torch.rand(2, 3, 12, 12, requires_grad=True)
+    ours, theirs = extractor(x)["last"].float(), extractor(x, precise=True)["last"].float()
     assert (ours - theirs).norm() < 2e-2 * theirs.norm()
 
 
@@ -156,8 +156,9 @@ def test_a_layer_that_is_looked_at_stays_what_it_is():
     net = seeded(TinyResNet)
     x = torch.rand(2, 3, 8, 8)
     for layer in ("conv1", "bn1", "conv2", "fc"):
-        with Trunk(net, (layer,), RenderConfig(size=8, precision="float32")) as trunk, torch.no_grad():
-            torch.testing.assert_close(trunk(x)[layer], trunk(x, precise=True)[layer], rtol=1e-4, atol=1e-5)
+        extractor = FeatureExtractor(net, (layer,), RenderConfig(size=8, precision="float32"))
+        with torch.no_grad():
+            torch.testing.assert_close(extractor(x)[layer], extractor(x, precise=True)[layer], rtol=1e-4, atol=1e-5)
 
 
 def test_weights_are_converted_once_and_share_what_they_can():
@@ -173,5 +174,5 @@ def test_weights_are_converted_once_and_share_what_they_can():
 def test_a_network_that_cannot_be_copied_renders_as_it_is():
     net = seeded(TinyCNN)
     net.lock = (step for step in range(3))  # a generator has no copy
-    with Trunk(net, ("conv2",), RenderConfig(size=8)) as trunk:
-        assert trunk(torch.rand(1, 3, 8, 8))["conv2"].shape == (1, 6, 4, 4)
+    extractor = FeatureExtractor(net, ("conv2",), RenderConfig(size=8))
+    assert extractor(torch.rand(1, 3, 8, 8))["conv2"].shape == (1, 6, 4, 4)

@@ -14,7 +14,7 @@ import featviz
 from featviz import render_unit_triplet
 from featviz.config import RenderConfig
 from featviz.errors import ModelError, RenderError
-from featviz.rendering import Trunk, channel, diversity, neuron, render
+from featviz.rendering import FeatureExtractor, channel, diversity, neuron, render
 
 CONFIG = RenderConfig(size=12, steps=4, precision="float32", sd=0.1)
 EXACT = replace(CONFIG, precision="float64")
@@ -167,7 +167,7 @@ def test_threads_take_turns_whatever_the_order_and_the_parts_of_their_networks()
 
 
 def test_attention_is_fast_again_after_overlapping_trunks():
-    first, second = Trunk(net(), ("3",), CONFIG), Trunk(net(), ("3",), CONFIG)
+    first, second = FeatureExtractor(net(), ("3",), CONFIG), FeatureExtractor(net(), ("3",), CONFIG)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -231,8 +231,9 @@ def test_what_has_no_good_copy_renders_as_it_is_and_stays_so(make, layer, precis
     found = render(model, f"{layer}:0-3", replace(CONFIG, precision=precision))
     assert not found.dead.all()
     assert torch.equal(model(x), before)
-    with Trunk(model, (layer,), replace(CONFIG, precision=precision)) as trunk, torch.no_grad():
-        assert (trunk(x)[layer].float() - trunk(x, precise=True)[layer]).norm() < 2e-2 * before.norm()
+    extractor = FeatureExtractor(model, (layer,), replace(CONFIG, precision=precision))
+    with torch.no_grad():
+        assert (extractor(x)[layer].float() - extractor(x, precise=True)[layer]).norm() < 2e-2 * before.norm()
 
 
 class Redirected(torch.autograd.Function):
@@ -281,10 +282,10 @@ class Part(nn.Module):
 def test_a_gradient_of_its_own_is_that_of_the_ascent(name, precision):
     """A trace does not see it; the first step, which Adam takes along the sign of the gradient, would go elsewhere."""
     model = net(Part(name), nn.Conv2d(4, 4, 3))
-    with Trunk(model, ("5",), replace(CONFIG, precision=precision)) as trunk:
-        x = torch.rand(2, 3, 12, 12, requires_grad=True)
-        pulled = [torch.autograd.grad(trunk(x, precise=p)["5"].float().square().sum(), x)[0] for p in (False, True)]
-        assert list(trunk._lines.values()) == [None]
+    extractor = FeatureExtractor(model, ("5",), replace(CONFIG, precision=precision))
+    x = torch.rand(2, 3, 12, 12, requires_grad=True)
+    pulled = [torch.autograd.grad(extractor(x, precise=p)["5"].float().square().sum(), x)[0] for p in (False, True)]
+    assert list(extractor._lines.values()) == [None]
     assert torch.cosine_similarity(pulled[0].flatten(), pulled[1].flatten(), 0) > 0.98
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from featviz.config import RenderConfig
 from featviz.errors import RenderError, UnitError
 from featviz.rendering import (
+    FeatureExtractor,
     Objective,
-    Trunk,
     alive,
     as_lucent_param,
     ascend,
@@ -48,9 +48,9 @@ def net(channels: int = 3) -> nn.Sequential:
 
 
 def climb(model, layer, units, config, keys=None, **rest):
-    with Trunk(model, (layer,), config) as trunk:
-        drawn = seeded_starts(config, keys or units, trunk.channels, dtype=trunk.dtype)
-        return ascend(trunk, channel(layer, units), drawn, config, **rest)
+    extractor = FeatureExtractor(model, (layer,), config)
+    drawn = seeded_starts(config, keys or units, extractor.channels, dtype=extractor.dtype)
+    return ascend(extractor, channel(layer, units), drawn, config, **rest)
 
 
 def test_the_ascent_climbs():
@@ -177,8 +177,8 @@ def test_a_featviz_parameterization_serves_lucents_render_vis():
     )  # fmt: skip
     assert made[0].shape == (2, 12, 12, 3)
     objective = channel("0", [2, 2])
-    with Trunk(net(), ("0",), config) as trunk:
-        assert (score_images(trunk, objective, images().detach()) > score_images(trunk, objective, before)).all()
+    extractor = FeatureExtractor(net(), ("0",), config)
+    assert (score_images(extractor, objective, images().detach()) > score_images(extractor, objective, before)).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -229,8 +229,8 @@ def test_diversity_makes_a_batch_differ_more():
     model, config = net(), replace(CONFIG, steps=30)
     plain = render(model, channel("3", [1, 1, 1]), config)
     varied = render(model, channel("3", [1, 1, 1]) + 5 * diversity("3"), config)
-    with Trunk(model, ("3",), config) as trunk:
-        spread = [score_images(trunk, diversity("3"), r.images).sum() for r in (plain, varied)]
+    extractor = FeatureExtractor(model, ("3",), config)
+    spread = [score_images(extractor, diversity("3"), r.images).sum() for r in (plain, varied)]
     assert spread[1] > spread[0] + 0.05
 
 
@@ -283,18 +283,18 @@ class OnlyFrom(Objective):
 
 def test_a_unit_that_is_dead_in_its_first_draw_gets_another():
     config = replace(CONFIG, sd=0.3, restarts=20)
-    with Trunk(net(), ("input",), config) as trunk:
-        objective = OnlyFrom(0.5)
-        keys = list(range(6))
-        first = seeded_starts(config, keys, 3, dtype=torch.float64)
-        lives = alive(trunk, objective, first, config)
-        assert 0 < lives.sum() < 6
-        found, living = starts_with_gradient([(trunk, objective)], keys, config)
-        assert living.all()
-        assert (found.restart == 0).tolist() == lives.tolist()
-        for unit in range(6):  # the choice is the unit's own
-            alone, _ = starts_with_gradient([(trunk, objective)], [unit], config)
-            assert torch.equal(alone.values[0], found.values[unit])
+    extractor = FeatureExtractor(net(), ("input",), config)
+    objective = OnlyFrom(0.5)
+    keys = list(range(6))
+    first = seeded_starts(config, keys, 3, dtype=torch.float64)
+    lives = alive(extractor, objective, first, config)
+    assert 0 < lives.sum() < 6
+    found, living = starts_with_gradient([(extractor, objective)], keys, config)
+    assert living.all()
+    assert (found.restart == 0).tolist() == lives.tolist()
+    for unit in range(6):  # the choice is the unit's own
+        alone, _ = starts_with_gradient([(extractor, objective)], [unit], config)
+        assert torch.equal(alone.values[0], found.values[unit])
 
 
 def test_units_and_layers_that_are_not_there_are_named():
@@ -315,10 +315,10 @@ def test_a_canvas_too_small_for_the_network_is_refused():
 
 
 def test_scores_of_images_do_not_depend_on_the_batch():
-    with Trunk(net(), ("3",), replace(CONFIG, batch=2)) as trunk:
-        images = torch.rand(5, 3, 12, 12)
-        scores = score_images(trunk, channel("3", [0, 1, 2, 3, 4]), images)
-        alone = [score_images(trunk, channel("3", unit), images[unit : unit + 1]) for unit in range(5)]
+    extractor = FeatureExtractor(net(), ("3",), replace(CONFIG, batch=2))
+    images = torch.rand(5, 3, 12, 12)
+    scores = score_images(extractor, channel("3", [0, 1, 2, 3, 4]), images)
+    alone = [score_images(extractor, channel("3", unit), images[unit : unit + 1]) for unit in range(5)]
     torch.testing.assert_close(scores, torch.cat(alone), atol=1e-12, rtol=0)
 
 
@@ -343,14 +343,14 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adam(kind):
     found = climb(model, "3", [0, 1], config)
     start = climb(model, "3", [0, 1], replace(config, steps=0))
     assert (found.score > start.score + 0.02).all()
-    with Trunk(model, ("3",), config) as trunk:
-        drawn = seeded_starts(config, [0, 1], trunk.channels)
-        painter = parameterization(drawn.values, config)
-        betas = (config.beta1, 0.999)
-        adam = torch.optim.Adam([painter.values], lr=config.lr, betas=betas, fused=False, foreach=False)
-        for _ in range(config.steps):
-            adam.zero_grad()
-            (-channel("3", [0, 1]).score(trunk(painter()).__getitem__).sum()).backward()
-            adam.step()
-        plain = score_images(trunk, channel("3", [0, 1]), painter().detach())
+    extractor = FeatureExtractor(model, ("3",), config)
+    drawn = seeded_starts(config, [0, 1], extractor.channels)
+    painter = parameterization(drawn.values, config)
+    betas = (config.beta1, 0.999)
+    adam = torch.optim.Adam([painter.values], lr=config.lr, betas=betas, fused=False, foreach=False)
+    for _ in range(config.steps):
+        adam.zero_grad()
+        (-channel("3", [0, 1]).score(extractor(painter()).__getitem__).sum()).backward()
+        adam.step()
+    plain = score_images(extractor, channel("3", [0, 1]), painter().detach())
     torch.testing.assert_close(found.score, plain, rtol=0.02, atol=0.01)

@@ -14,7 +14,7 @@ from featviz.rendering.backends.bmm_to_mm import join_products
 from featviz.rendering.backends.onednn_conv import FusedConvolution, fuse_convolutions
 from featviz.rendering.backends.strided_conv_backward import Phases
 from featviz.rendering.backends.traced_graph import _written_down, straight_line
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 aten = torch.ops.aten
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -216,21 +216,21 @@ def test_the_ascent_runs_on_the_line_and_reaches_the_same():
     fast = featviz.render(net, "conv2:0-3", config)
     slow = featviz.render(net, "conv2:0-3", RenderConfig(size=16, steps=8, precision="float64"))
     torch.testing.assert_close(fast.score.double(), slow.score, rtol=1e-3, atol=1e-4)
-    with Trunk(net, ("conv2",), config) as trunk:
-        trunk(torch.rand(2, 3, 16, 16, requires_grad=True))
-        trunk(torch.rand(3, 3, 16, 16, requires_grad=True), once=True)
-        trunk(torch.rand(4, 3, 16, 16))
-        assert [shape[0] for shape, line in trunk._lines.items() if line is not None] == [2]
+    extractor = FeatureExtractor(net, ("conv2",), config)
+    extractor(torch.rand(2, 3, 16, 16, requires_grad=True))
+    extractor(torch.rand(3, 3, 16, 16, requires_grad=True), once=True)
+    extractor(torch.rand(4, 3, 16, 16))
+    assert [shape[0] for shape, line in extractor._lines.items() if line is not None] == [2]
 
 
 def test_a_layer_that_is_looked_at_is_not_fused_away():
     net = seeded(TinyResNet)
     names = ("conv1", "conv2")
-    with Trunk(net, names, RenderConfig(size=16, precision="float32")) as trunk:
-        x = torch.rand(2, 3, 16, 16, requires_grad=True)
-        first = {name: value.detach() for name, value in trunk(x, once=True).items()}
-        assert not trunk._lines
-        second = trunk(x)
-        assert trunk._lines
-        for name in names:
-            torch.testing.assert_close(second[name].detach(), first[name], rtol=1e-4, atol=1e-5)
+    extractor = FeatureExtractor(net, names, RenderConfig(size=16, precision="float32"))
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    first = {name: value.detach() for name, value in extractor(x, once=True).items()}
+    assert not extractor._lines
+    second = extractor(x)
+    assert extractor._lines
+    for name in names:
+        torch.testing.assert_close(second[name].detach(), first[name], rtol=1e-4, atol=1e-5)

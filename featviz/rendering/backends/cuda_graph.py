@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from featviz.rendering.optimize.batching import out_of_memory
+from featviz.rendering.network.failures import out_of_memory
 
 WARM = 3  # calls before the recording: libraries choose their kernels, what is made once is made
 

@@ -1,14 +1,10 @@
-"""The trunk: a network cut at the last layer that is needed, and only there for its activations.
+"""Activations of a network's layers for images, and their gradient with respect to the images alone.
 
-images (unit, c, h, w) in [0, 1] -> {layer: activation}. While the trunk is open the network is in eval mode,
-its weights are frozen (the gradient reaches the image alone) and it stops as soon as the layers are known; on
-closing, also by an error, it is exactly as it was before.
+images (unit, c, h, w) in [0, 1] -> {layer: activation}. The network is a private copy that shares its weights with the caller's,
+in evaluation mode and with frozen weights; it stops as soon as the layers are known.
 """
 
-import contextlib
-import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,95 +12,73 @@ from torch import Tensor, nn
 
 from featviz.config import RenderConfig
 from featviz.data import device_of
-from featviz.errors import FeatvizError, ModelError, RenderError, UnitError, near_names
-from featviz.isolation import copy_of, frozen, in_turn
+from featviz.errors import FeatvizError, ModelError, RenderError
+from featviz.isolation import weight_sharing_copy
 from featviz.rendering.backends.fold_batchnorm import prepared
 from featviz.rendering.backends.traced_graph import Run, compiled_line, quickest, straight_line
-from featviz.subjects import input_channels, input_normalization
+from featviz.rendering.network.cut_network import CutNetwork, check_can_be_cut, is_input, resolve_layer, uncompiled
+from featviz.rendering.network.failures import machine_failed
+from featviz.subjects import Subject, as_subject, input_channels, input_normalization
 
 
-class _Reached(BaseException):
-    """All layers are known; no `except Exception` of a network may swallow it."""
+class FeatureExtractor:
+    """A network cut at the last layer that is looked at.
 
-
-class Trunk:
-    """A context manager: `with Trunk(model, ("layer3.1.bn2",)) as trunk: trunk(x)["layer3.1.bn2"]`.
-
-    A module that is called several times in a forward pass (a shared ReLU) gives its first output, that of which
-    an alignment knows the units; lucent gives its last one.
+    >>> extractor = FeatureExtractor(model, ("layer3.1.bn2",))  # doctest: +SKIP
+    >>> extractor(images)["layer3.1.bn2"].shape  # doctest: +SKIP
+    torch.Size([16, 64, 8, 8])
 
     Args:
-        model: any module on images (batch, c, h, w). Comes back untouched; for "float64" and for another
-            device than its own a copy is used.
+        model: any module on images (batch, c, h, w), or a subject. Never run and never changed: a copy that shares its weights is.
         layers: dotted module names, or lucent's with underscores; "labels" is the network's output, "input"
             the images.
         config: precision, mean, std and input size are taken from it.
         device: where to run; None: where the model is.
+        inputs: what the network takes after the images, see `CutNetwork`.
 
     Raises:
         UnitError: a layer that the network does not have or does not call; the nearest names are given.
-        ModelError: a layer whose output holds no tensor; a network that is scripted, or whose weights are lazy.
+        ModelError: a network that cannot be copied or is scripted, or whose weights are lazy; a layer whose output holds no
+            tensor.
         RenderError: a network that cannot take the image size.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Subject,
         layers: Iterable[str],
         config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
         device: torch.device | None = None,
+        inputs: Iterable[Any] = (),
     ) -> None:
-        self.model = uncompiled(model)
+        subject = as_subject(model)
+        net = uncompiled(subject.model)
+        check_can_be_cut(net)
         self.config = config
-        self.device = device_of(model) if device is None else device
+        self.device = device_of(net) if device is None else device
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32  # of images and scores
         self.autocast = resolve_precision(config.precision, self.device) == torch.bfloat16
-        self.layers = {name: resolve_layer(self.model, name) for name in layers if not _is_input(self.model, name)}
-        if isinstance(self.model, torch.jit.ScriptModule):
-            raise ModelError(
-                "a scripted or traced network has no layers to look at: give the nn.Module it was made from."
-            )
-        if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in self.model.parameters()):
-            raise ModelError("the network has lazy weights that have no shape yet: run it on an image first.")
-        self.channels = input_channels(self.model, config)
-        normalization = input_normalization(self.model, config, self.channels)
-        self.mean = torch.tensor(normalization.mean, dtype=self.dtype, device=self.device)
-        self._inverse_std = (
-            torch.tensor(normalization.std, dtype=self.dtype, device=self.device).view(-1, 1, 1).reciprocal()
+        self.layers = {name: resolve_layer(net, name) for name in layers if not is_input(net, name)}
+        self.channels = input_channels(subject, config)
+        normalization = input_normalization(subject, config, self.channels)
+        mean, std = (
+            torch.tensor(v, dtype=self.dtype, device=self.device) for v in (normalization.mean, normalization.std)
         )
+        self.mean = mean
+        self._inverse_std = std.view(-1, 1, 1).reciprocal()
         self._shift = -self.mean.view(-1, 1, 1) * self._inverse_std
-        self._order = tuple(dict.fromkeys(self.layers.values()))  # the modules whose outputs are wanted
         # Statistics of the batch couple its images: then they are rendered one by one.
-        mixed = any(
+        coupled = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-            for module in self.model.modules()
+            for module in net.modules()
         )
-        self.batch: int | None = 1 if mixed else None  # images at once, once that is known
-        self._captured: dict[str, Tensor] | None = None  # while this trunk runs: others may be open on the same model
-        self._open: contextlib.ExitStack | None = None
-        self._thread = threading.get_ident()  # others may run the model, or a copy of it with our hooks
-        self._fast: nn.Module | None = None  # the network as the ascent runs it
+        self.batch: int | None = 1 if coupled else None  # images at once, once that is known
+        self.net = self._private_copy(net)
+        weight = next((p for p in self.net.parameters() if p.is_floating_point()), None)
+        self._weight_dtype = self.dtype if weight is None else weight.dtype
+        self._cut = CutNetwork(self.net, tuple(dict.fromkeys(self.layers.values())), tuple(inputs))
+        self._fast: CutNetwork | None = None  # the network as the ascent runs it
         self._lines: dict[tuple[int, ...], Run | None] = {}
-
-    def __enter__(self) -> "Trunk":
-        with contextlib.ExitStack() as stack:
-            self.net = self._network(stack)
-            stack.enter_context(frozen(self.net))
-            modules = dict(self.net.named_modules(remove_duplicate=False))
-            for name in self._order:
-                handle = modules[name].register_forward_hook(self._hook(name))
-                stack.callback(handle.remove)
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        if self._open is not None:
-            self._open.close()
-            self._open = self._fast = None
-            self.forget_lines()
 
     def __call__(
         self, x: Tensor, images: Tensor | None = None, precise: bool = False, once: bool = False
@@ -117,18 +91,8 @@ class Trunk:
             precise: without autocast, in float32.
             once: few more images of this shape will follow: nothing is made ready for them.
         """
-        if self._open is None:
-            raise RuntimeError("the trunk is closed: use it in a with statement")
-        captured = self._captured = {}
-        try:
-            if self._order:
-                self._run(x, precise, once)
-        finally:
-            self._captured = None
-        for name in self.layers.values():
-            if name not in captured:
-                raise UnitError(f"the network has a layer {name} but does not call it in eval mode: take one it calls.")
-        found = {asked: captured[name] for asked, name in self.layers.items()}
+        outputs = dict(zip(self._cut.layers, self._run(x, precise, once) if self._cut.layers else (), strict=True))
+        found = {asked: outputs[name] for asked, name in self.layers.items()}
         return found if "input" in found else {**found, "input": x if images is None else images}
 
     def forget_lines(self) -> None:
@@ -136,54 +100,27 @@ class Trunk:
         self._lines.clear()
 
     def weights(self) -> list[Tensor]:
-        """All tensors that the networks of this trunk consist of."""
-        nets = [self.net] if self._fast is None else [self.net, self._fast]
+        """All tensors that the networks of this extractor consist of."""
+        nets = [self.net] if self._fast is None else [self.net, self._fast.net]
         return [tensor for net in nets for tensor in (*net.parameters(), *net.buffers())]
 
-    def _network(self, stack: contextlib.ExitStack) -> nn.Module:
-        """The model, until `stack` ends not in use by other threads, or a copy where its own weights do not serve."""
-        with in_turn():
-            weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
-            doubles = [weight.dtype == torch.float64 for weight in weights]
-            exact = self.dtype == torch.float64
-            fits = all(doubles) if exact else not doubles or not all(doubles)
-            inference = any(tensor.is_inference() for tensor in (*self.model.parameters(), *self.model.buffers()))
-            if not fits or inference or self.device != device_of(self.model):
-                return copy_of(self.model).to(self.device, self.dtype if not fits else None)
-            stack.enter_context(in_turn())
-            return self.model
+    def _private_copy(self, model: nn.Module) -> nn.Module:
+        doubles = [weight.dtype == torch.float64 for weight in model.parameters() if weight.is_floating_point()]
+        fits = all(doubles) if self.dtype == torch.float64 else not doubles or not all(doubles)
+        return weight_sharing_copy(model).to(self.device, None if fits else self.dtype)
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def capture(module: nn.Module, inputs: Any, output: Any) -> None:
-            del module, inputs
-            elsewhere = threading.get_ident() != self._thread
-            if elsewhere or self._captured is None or name in self._captured:
-                return
-            tensor = first_tensor(output)
-            if tensor is None:
-                kind = type(output).__name__
-                raise ModelError(f"{name or 'the network'} gives a {kind} without a tensor: take another layer.")
-            self._captured[name] = tensor
-            if len(self._captured) == len(self._order):
-                raise _Reached
-            self._captured[name] = tensor.clone()  # an in-place operation may follow
-
-        return capture
-
-    def _run(self, x: Tensor, precise: bool, once: bool) -> None:
+    def _run(self, x: Tensor, precise: bool, once: bool) -> tuple[Tensor, ...]:
         size = tuple(x.shape[1:])
-        weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
-        autocast = self.autocast and not precise and weight.dtype == torch.float32
+        autocast = self.autocast and not precise and self._weight_dtype == torch.float32
         x = torch.addcmul(self._shift, x, self._inverse_std)
-        x = x.to(weight.dtype, memory_format=torch.channels_last)
+        x = x.to(self._weight_dtype, memory_format=torch.channels_last)
         try:
-            net = self.net if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
-            line = None if net is self.net else self._line(net, x, autocast, once)
-            if line is not None and self._captured is not None:
-                self._captured.update(zip(self._order, line(x), strict=True))
-                return
+            net = self._cut if precise or self.dtype == torch.float64 else self._prepared(x[:1].detach(), autocast)
+            line = None if net is self._cut else self._line(net, x, autocast, once)
+            if line is not None:
+                return tuple(line(x))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                _until_reached(net, x)
+                return net(x)
         except FeatvizError:
             raise
         except Exception as error:
@@ -195,109 +132,52 @@ class Trunk:
                 "give a larger size, or the input_size that it was trained with, if that is the reason."
             ) from error
 
-    def _prepared(self, x: Tensor, autocast: bool) -> nn.Module:
+    def _prepared(self, x: Tensor, autocast: bool) -> CutNetwork:
         """The network made fast at the first step; itself where it cannot be copied."""
         if self._fast is None:
-            wanted = self._captured
             probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+            self._fast = self._cut.copy()
 
             def run(net: nn.Module, precise: bool) -> list[Tensor]:
-                captured = self._captured = {}
+                cut = self._cut.copy()
+                cut.net = net
                 with (
                     torch.no_grad(),
                     torch.autocast(self.device.type, torch.bfloat16, enabled=autocast and not precise),
                 ):
-                    _until_reached(net, probe)
-                return list(captured.values())
+                    return list(cut(probe))
 
-            weight = next((p for p in self.net.parameters() if p.is_floating_point()), x)
+            kind = torch.bfloat16 if autocast else self._weight_dtype
             try:
-                self._fast = prepared(self.net, run, self.layers.values(), torch.bfloat16 if autocast else weight.dtype)
+                self._fast.net = prepared(self.net, run, self.layers.values(), kind)
             except ModelError:
-                self._fast = self.net
-            finally:
-                self._captured = wanted
+                self._fast = self._cut
         return self._fast
 
-    def _line(self, net: nn.Module, x: Tensor, autocast: bool, once: bool) -> Run | None:
+    def _line(self, net: CutNetwork, x: Tensor, autocast: bool, once: bool) -> Run | None:
         """The network for images of this shape as a straight line, made at the first climb; None where it stays as it is."""
         shape = tuple(x.shape)
         fusing = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
         if not x.requires_grad or not (fusing or self.config.compile):
             return None
         if shape not in self._lines and not once:
-            wanted = self._captured
 
-            def running(net: nn.Module) -> Run:
+            def running(net: CutNetwork) -> Run:
                 def run(x: Tensor) -> tuple[Tensor, ...]:
-                    captured = self._captured = {}
                     with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                        _until_reached(net, x)
-                    return tuple(captured[name] for name in self._order)
+                        return net(x)
 
                 return run
 
-            run, shared = running(net), {id(t): t for t in (*net.parameters(), *net.buffers())}
-            try:
-                traced = running(copy_of(net, shared))  # it may keep a tensor of its trace, which has no values
-                line = straight_line(run, x, autocast, traced) if fusing else None
-                if self.config.compile:
-                    line = quickest([line or run, compiled_line(run, x, autocast, traced)], x)
-                self._lines[shape] = None if line is run else line
-            finally:
-                self._captured = wanted
+            run, traced = (
+                running(net),
+                running(net.copy()),
+            )  # the copy may keep a tensor of its trace, which has no values
+            line = straight_line(run, x, autocast, traced) if fusing else None
+            if self.config.compile:
+                line = quickest([line or run, compiled_line(run, x, autocast, traced)], x)
+            self._lines[shape] = None if line is run else line
         return self._lines.get(shape)
-
-
-def _until_reached(net: nn.Module, x: Tensor) -> None:
-    with contextlib.suppress(_Reached):
-        net(x)
-
-
-def machine_failed(error: BaseException) -> bool:
-    """Out of memory or a broken device: no fault of the image's size."""
-    text = str(error)
-    accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError, accelerator)) or "CUDA error" in text or "alloc" in text
-    )
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """A compiled network makes no module calls that a hook could see: the one within."""
-    return getattr(model, "_orig_mod", model)
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that a module's output is, or the first one in its tuple, list or dict."""
-    if isinstance(output, Tensor):
-        return output
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
-
-
-def _is_input(model: nn.Module, name: str) -> bool:
-    return name == "input" and "input" not in dict(model.named_children())
-
-
-def resolve_layer(model: nn.Module, name: str) -> str:
-    """The dotted name of a module, also from lucent's spelling `layer4_1_conv2`; "labels" -> "", the network
-    itself.
-
-    Raises:
-        UnitError: there is no such layer, or the underscores could mean several.
-    """
-    known = [key for key, _ in model.named_modules(remove_duplicate=False) if key]
-    if name in known:
-        return name
-    if name == "labels":
-        return ""
-    spelled = [key for key in known if key.replace(".", "_") == name]
-    if len(spelled) > 1:
-        raise UnitError(f"{name} could be {' or '.join(spelled)}: write it with dots.")
-    if not spelled:
-        raise UnitError(f"the network has no layer {name!r}: {near_names(name, known)}")
-    return spelled[0]
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -325,8 +205,7 @@ def recorded_layers(
 
     def T(layer: str) -> Tensor:
         asked[layer] = None
-        with Trunk(model, (layer,), config, device) as trunk:
-            return trunk(images)[layer]
+        return FeatureExtractor(model, (layer,), config, device)(images)[layer]
 
     with torch.no_grad():
         score(T)

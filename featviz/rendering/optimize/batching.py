@@ -1,6 +1,6 @@
 """Batches: how many images climb together, and what happens when they do not fit.
 
-(trunk, objective, units) -> the units in lists that fit the memory. With `batch="auto"` one image is sent through the network
+(extractor, objective, units) -> the units in lists that fit the memory. With `batch="auto"` one image is sent through the network
 and its activations are counted; a batch that runs out of memory all the same is halved and done again. A unit's image is the
 same whatever it is batched with, so neither shows in the results.
 """
@@ -18,7 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.rendering.network.feature_extractor import Trunk, machine_failed
+from featviz.rendering.network.failures import out_of_memory
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
 
 Part = TypeVar("Part")
@@ -29,7 +30,11 @@ MOST = {"cpu": 32, "cuda": 256}  # more images at once gain nothing: a CPU is bu
 
 
 def in_batches(
-    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, work: Callable[[list[int]], Part]
+    extractor: FeatureExtractor,
+    objective: Objective,
+    units: int,
+    config: RenderConfig,
+    work: Callable[[list[int]], Part],
 ) -> list[Part]:
     """`work` on the units, batch by batch; a batch that ran out of memory is tried again with half the units.
 
@@ -37,7 +42,7 @@ def in_batches(
         RenderError: one image alone, or a batch that may not be split, does not fit.
     """
     parts, first = [], 0
-    most = units if objective.coupled else batch_size(trunk, objective, config)
+    most = units if objective.coupled else batch_size(extractor, objective, config)
     while first < units:
         rows = list(range(first, min(first + most, units)))
         try:
@@ -46,14 +51,14 @@ def in_batches(
             if not out_of_memory(error):
                 raise
             if objective.coupled or len(rows) == 1:
-                raise _too_large(len(rows), config, trunk.device) from None
-            most = trunk.batch = math.ceil(len(rows) / 2)
+                raise _too_large(len(rows), config, extractor.device) from None
+            most = extractor.batch = math.ceil(len(rows) / 2)
         else:
             first += len(rows)
             continue
-        trunk.forget_lines()  # out of the except clause: the error's frames hold the batch's tensors
+        extractor.forget_lines()  # out of the except clause: the error's frames hold the batch's tensors
         gc.collect()
-        if trunk.device.type == "cuda":
+        if extractor.device.type == "cuda":
             torch.cuda.empty_cache()
     return parts
 
@@ -82,20 +87,20 @@ def _too_large(images: int, config: RenderConfig, device: torch.device) -> Rende
     )
 
 
-def batch_size(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
+def batch_size(extractor: FeatureExtractor, objective: Objective, config: RenderConfig) -> int:
     """How many images at once: `config.batch`, or as many as pay and fit; fewer once the memory ran out."""
-    if trunk.batch is None:
+    if extractor.batch is None:
         if isinstance(config.batch, int):
-            trunk.batch = config.batch
+            extractor.batch = config.batch
         else:
-            budget = memory_budget(trunk.device) if config.memory is None else config.memory * 2**30
-            left = SHARE * budget - COPIES * sum(weight.nbytes for weight in trunk.net.parameters())
-            fitting = int(left / image_bytes(trunk, objective, config))
-            trunk.batch = max(1, min(fitting, MOST.get(trunk.device.type, 32)))
-    return trunk.batch
+            budget = memory_budget(extractor.device) if config.memory is None else config.memory * 2**30
+            left = SHARE * budget - COPIES * sum(weight.nbytes for weight in extractor.net.parameters())
+            fitting = int(left / image_bytes(extractor, objective, config))
+            extractor.batch = max(1, min(fitting, MOST.get(extractor.device.type, 32)))
+    return extractor.batch
 
 
-def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int:
+def image_bytes(extractor: FeatureExtractor, objective: Objective, config: RenderConfig) -> int:
     """Memory in bytes that one more image of a batch takes in a step of the ascent."""
     saved: dict[int, int] = {}
 
@@ -105,17 +110,17 @@ def image_bytes(trunk: Trunk, objective: Objective, config: RenderConfig) -> int
         return tensor
 
     images = torch.full(
-        (1, trunk.channels, *config.input_hw), 0.5, device=trunk.device, dtype=trunk.dtype
+        (1, extractor.channels, *config.input_hw), 0.5, device=extractor.device, dtype=extractor.dtype
     ).requires_grad_()
-    with must_fit(1, config, trunk.device), torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
-        found = trunk(images, once=True)  # holds what is counted, so that no address is used twice
+    with must_fit(1, config, extractor.device), torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+        found = extractor(images, once=True)  # holds what is counted, so that no address is used twice
         score = objective.select([0]).score(found.__getitem__)
     del found, score
-    for weight in trunk.weights():  # after the run, which may have made them
+    for weight in extractor.weights():  # after the run, which may have made them
         saved.pop(weight.untyped_storage().data_ptr(), None)
     # What the backward pass holds at a time, and the image's own: spectrum, moments, warps.
     counted = sum(saved.values()) + 3 * max(saved.values(), default=0) + 12 * images.nbytes
-    return int(SCATTER.get(trunk.device.type, 1) * counted)
+    return int(SCATTER.get(extractor.device.type, 1) * counted)
 
 
 def memory_budget(device: torch.device) -> float:
@@ -126,11 +131,3 @@ def memory_budget(device: torch.device) -> float:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 4 * 2**30
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Memory was refused, by a device or by the system; no other failure is taken for it."""
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        machine_failed(error) and ("allocate memory" in text or "out of memory" in text)
-    )

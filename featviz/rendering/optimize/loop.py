@@ -1,6 +1,6 @@
 """The ascent: the one loop that turns starts into images.
 
-(trunk, objective, starts) -> Renderings. Step: parameterization -> images -> one warp per image -> trunk ->
+(extractor, objective, starts) -> Renderings. Step: parameterization -> images -> one warp per image -> extractor ->
 objective -> sum over units -> gradient with respect to the images' parameters alone -> Adam. The sum keeps
 the units apart: the gradient of a unit's image is that of its own score, whatever it is batched with. Nothing
 is read back to the host until a batch is done.
@@ -19,7 +19,7 @@ from featviz.errors import RenderError
 from featviz.rendering.backends.cuda_graph import Recorded
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
 from featviz.rendering.optimize.batching import batch_size, in_batches
 from featviz.rendering.optimize.malloc import held_memory
@@ -71,7 +71,7 @@ class Renderings:
 
 
 def ascend(
-    trunk: Trunk,
+    extractor: FeatureExtractor,
     objective: Objective,
     starts: Starts,
     config: RenderConfig,
@@ -83,7 +83,7 @@ def ascend(
     With `config.tolerance` a unit stops earlier, once its score no longer grows, and others take its place in the batch.
 
     Args:
-        trunk: an open trunk with the objective's layers.
+        extractor: an open extractor with the objective's layers.
         objective: a score per image; one that couples its images gets them all in one batch.
         starts: starts and warp parameters; their units are the objective's images.
         transform: in place of the warps: images (unit, c, h, w) in [0, 1] -> what the network is fed,
@@ -97,15 +97,20 @@ def ascend(
     _same_number(objective, starts)
 
     def climb(rows: list[int]) -> Climb:
-        return Climb(trunk, objective.select(rows), starts.select(rows), config, transform)
+        return Climb(extractor, objective.select(rows), starts.select(rows), config, transform)
 
     way = _queued if config.tolerance and config.steps and not objective.coupled else _all_together
-    with _steady_memory(trunk):
-        return way(trunk, objective, len(starts), config, climb, progress or (lambda done, steps: None))
+    with _steady_memory(extractor):
+        return way(extractor, objective, len(starts), config, climb, progress or (lambda done, steps: None))
 
 
 def _all_together(
-    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, climb: Begin, progress: Progress
+    extractor: FeatureExtractor,
+    objective: Objective,
+    units: int,
+    config: RenderConfig,
+    climb: Begin,
+    progress: Progress,
 ) -> Renderings:
     """Batch after batch, every unit to the last step."""
 
@@ -116,11 +121,16 @@ def _all_together(
             progress(rows[0] * config.steps + (step + 1) * len(rows), units * config.steps)
         return batch.renderings()
 
-    return Renderings.join(in_batches(trunk, objective, units, config, work))
+    return Renderings.join(in_batches(extractor, objective, units, config, work))
 
 
 def _queued(
-    trunk: Trunk, objective: Objective, units: int, config: RenderConfig, climb: Begin, progress: Progress
+    extractor: FeatureExtractor,
+    objective: Objective,
+    units: int,
+    config: RenderConfig,
+    climb: Begin,
+    progress: Progress,
 ) -> Renderings:
     """Window after window; between two of them converged units leave and batches are formed anew from the rest.
 
@@ -131,7 +141,7 @@ def _queued(
     left, on_the_way, done = list(range(units)), {}, {}
     for first in range(0, max(config.steps, 1), WINDOW):
         last = min(first + WINDOW, config.steps)
-        full = min(units, batch_size(trunk, objective, config))  # anew: memory that ran out made it smaller
+        full = min(units, batch_size(extractor, objective, config))  # anew: memory that ran out made it smaller
 
         def work(
             places: list[int], first: int = first, last: int = last, waiting: list[int] = left, full: int = full
@@ -155,7 +165,7 @@ def _queued(
                     done[row] = found.select([place])
                     del on_the_way[row]
 
-        in_batches(trunk, objective, len(left), config, work)
+        in_batches(extractor, objective, len(left), config, work)
         left = [row for row in left if row not in done]
         progress(units * config.steps - len(left) * (config.steps - last), units * config.steps)
         if not left:
@@ -168,32 +178,32 @@ class Climb:
 
     def __init__(
         self,
-        trunk: Trunk,
+        extractor: FeatureExtractor,
         objective: Objective,
         starts: Starts,
         config: RenderConfig,
         transform: Transform | None = None,
     ) -> None:
-        self._trunk, self._objective, self._config, self._transform = trunk, objective, config, transform
-        self._painter = parameterization(starts.values.to(trunk.device, trunk.dtype), config)
-        on_cuda = trunk.device.type == "cuda"
-        kind = {"device": trunk.device, "dtype": torch.float64 if trunk.device.type == "cpu" else torch.float32}
+        self._trunk, self._objective, self._config, self._transform = extractor, objective, config, transform
+        self._painter = parameterization(starts.values.to(extractor.device, extractor.dtype), config)
+        on_cuda = extractor.device.type == "cuda"
+        kind = {"device": extractor.device, "dtype": torch.float64 if extractor.device.type == "cpu" else torch.float32}
         self._rates = torch.tensor([learning_rate(config, step) for step in range(config.steps)], **kind)
         self._rate = torch.zeros((), **kind)
-        fused = on_cuda or trunk.device.type == "cpu"
+        fused = on_cuda or extractor.device.type == "cpu"
         self._adam = torch.optim.Adam(
             [self._painter.values], betas=(config.beta1, 0.999), maximize=True, fused=fused, capturable=on_cuda
         )
         self._adam.param_groups[0]["lr"] = self._rate
-        self._matrices = sampling_matrices(starts.warps, config.image_hw).to(trunk.device, trunk.dtype)
-        self._trace = torch.full((config.steps, len(starts)), torch.nan, device=trunk.device, dtype=trunk.dtype)
-        self._usable = torch.zeros(len(starts), device=trunk.device, dtype=torch.long)
+        self._matrices = sampling_matrices(starts.warps, config.image_hw).to(extractor.device, extractor.dtype)
+        self._trace = torch.full((config.steps, len(starts)), torch.nan, device=extractor.device, dtype=extractor.dtype)
+        self._usable = torch.zeros(len(starts), device=extractor.device, dtype=torch.long)
         self._restart = starts.restart
         self._done = 0
-        self._at = torch.zeros(1, device=trunk.device, dtype=torch.long)  # the same number, where the work is done
+        self._at = torch.zeros(1, device=extractor.device, dtype=torch.long)  # the same number, where the work is done
         # A transform and a callable may draw numbers on the host, which a recording would repeat.
         recordable = on_cuda and transform is None and objective.layers is not None
-        self._advance = Recorded(self._step, trunk.device) if recordable else self._step
+        self._advance = Recorded(self._step, extractor.device) if recordable else self._step
 
     def step(self) -> None:
         """One step of all units, under the next warps."""
@@ -270,7 +280,7 @@ def learning_rate(config: RenderConfig, step: int) -> float:
 
 
 def alive(
-    trunk: Trunk,
+    extractor: FeatureExtractor,
     objective: Objective,
     starts: Starts,
     config: RenderConfig,
@@ -284,19 +294,19 @@ def alive(
 
     def work(rows: list[int]) -> Tensor:
         part = starts.select(rows)
-        painter = parameterization(part.values.to(trunk.device, trunk.dtype), config)
-        matrices = sampling_matrices(part.warps[0], config.image_hw).to(trunk.device, trunk.dtype)
+        painter = parameterization(part.values.to(extractor.device, extractor.dtype), config)
+        matrices = sampling_matrices(part.warps[0], config.image_hw).to(extractor.device, extractor.dtype)
         images = painter()
         score = _score(
-            trunk, objective.select(rows), images, _fed(trunk, images, matrices, config, transform), once=once
+            extractor, objective.select(rows), images, _fed(extractor, images, matrices, config, transform), once=once
         )
         return _usable(_gradient(score, painter.values)).cpu()
 
-    with _steady_memory(trunk):
-        return torch.cat(in_batches(trunk, objective, len(starts), config, work))
+    with _steady_memory(extractor):
+        return torch.cat(in_batches(extractor, objective, len(starts), config, work))
 
 
-def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
+def score_images(extractor: FeatureExtractor, objective: Objective, images: Tensor) -> Tensor:
     """The score (unit,) on the CPU of images (unit, c, h, w) in [0, 1], without transforms, at full
     precision.
 
@@ -304,11 +314,11 @@ def score_images(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
     """
 
     def work(rows: list[int]) -> Tensor:
-        part = images[rows].to(trunk.device, trunk.dtype)
-        return _plain_score(trunk, objective.select(rows), part).cpu()
+        part = images[rows].to(extractor.device, extractor.dtype)
+        return _plain_score(extractor, objective.select(rows), part).cpu()
 
     with torch.no_grad():
-        return torch.cat(in_batches(trunk, objective, len(images), trunk.config, work))
+        return torch.cat(in_batches(extractor, objective, len(images), extractor.config, work))
 
 
 def _same_number(objective: Objective, starts: Starts) -> None:
@@ -320,10 +330,12 @@ def _same_number(objective: Objective, starts: Starts) -> None:
         raise RenderError("there is no unit to render: name at least one.")
 
 
-def _fed(trunk: Trunk, images: Tensor, matrices: Tensor, config: RenderConfig, transform: Transform | None) -> Tensor:
+def _fed(
+    extractor: FeatureExtractor, images: Tensor, matrices: Tensor, config: RenderConfig, transform: Transform | None
+) -> Tensor:
     """What the network sees at a step."""
     if transform is None:
-        return resample(images, matrices, config.input_hw, config.border, trunk.mean)
+        return resample(images, matrices, config.input_hw, config.border, extractor.mean)
     seen = transform(images)
     return seen if config.input_size is None else _resized(seen, config.input_hw)
 
@@ -334,20 +346,25 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return warp(images, identity_warps(len(images), images), size, "border")
 
 
-def _plain_score(trunk: Trunk, objective: Objective, images: Tensor) -> Tensor:
+def _plain_score(extractor: FeatureExtractor, objective: Objective, images: Tensor) -> Tensor:
     h, w = images.shape[-2:]
-    size = (h, w) if trunk.config.input_size is None else trunk.config.input_hw
-    return _score(trunk, objective, images, _resized(images, size), precise=True)
+    size = (h, w) if extractor.config.input_size is None else extractor.config.input_hw
+    return _score(extractor, objective, images, _resized(images, size), precise=True)
 
 
 def _score(
-    trunk: Trunk, objective: Objective, images: Tensor, seen: Tensor, precise: bool = False, once: bool = False
+    extractor: FeatureExtractor,
+    objective: Objective,
+    images: Tensor,
+    seen: Tensor,
+    precise: bool = False,
+    once: bool = False,
 ) -> Tensor:
-    return objective.score(trunk(seen, images, precise, once).__getitem__).to(trunk.dtype)
+    return objective.score(extractor(seen, images, precise, once).__getitem__).to(extractor.dtype)
 
 
-def _steady_memory(trunk: Trunk) -> contextlib.AbstractContextManager[None]:
-    return held_memory() if trunk.device.type == "cpu" else contextlib.nullcontext()
+def _steady_memory(extractor: FeatureExtractor) -> contextlib.AbstractContextManager[None]:
+    return held_memory() if extractor.device.type == "cpu" else contextlib.nullcontext()
 
 
 def _gradient(score: Tensor, spectrum: Tensor) -> Tensor:

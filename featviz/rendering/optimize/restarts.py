@@ -11,13 +11,14 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.rendering.image.seeding import Starts, seeded_starts
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
+from featviz.rendering.optimize.batching import must_fit
 from featviz.rendering.optimize.loop import Transform, alive
 
 
 def starts_with_gradient(
-    climbs: Sequence[tuple[Trunk, Objective]],
+    climbs: Sequence[tuple[FeatureExtractor, Objective]],
     keys: Sequence[Hashable],
     config: RenderConfig,
     transform: Transform | None = None,
@@ -29,7 +30,7 @@ def starts_with_gradient(
     its own key and the subjects alone.
 
     Args:
-        climbs: (open trunk, objective) of every subject that shares the starts; the objectives have the same
+        climbs: (extractor, objective) of every subject that shares the starts; the objectives have the same
             images.
         keys: one per unit, see `seeded_starts`.
 
@@ -37,8 +38,9 @@ def starts_with_gradient(
         The starts, and (subject, unit) bool: who can climb from it.
     """
     channels, dtype = climbs[0][0].channels, climbs[0][0].dtype
-    best = seeded_starts(config, keys, channels, 0, dtype)
-    living = torch.stack([alive(trunk, objective, best, config, transform) for trunk, objective in climbs])
+    with must_fit(len(keys), config, climbs[0][0].device):
+        best = seeded_starts(config, keys, channels, 0, dtype)
+    living = torch.stack([alive(extractor, objective, best, config, transform) for extractor, objective in climbs])
     for restart in range(1, config.restarts + 1):
         left = (~living.all(0)).nonzero().flatten().tolist()
         coupled = any(objective.coupled for _, objective in climbs)
@@ -46,7 +48,9 @@ def starts_with_gradient(
             break
         rows = list(range(len(keys))) if coupled else left
         other = seeded_starts(config, [keys[i] for i in rows], channels, restart, dtype)
-        found = torch.stack([alive(trunk, o.select(rows), other, config, transform, once=True) for trunk, o in climbs])
+        found = torch.stack(
+            [alive(extractor, o.select(rows), other, config, transform, once=True) for extractor, o in climbs]
+        )
         better = (found.sum(0) > living[:, rows].sum(0)).nonzero().flatten().tolist()
         places = [rows[i] for i in better]
         best = best.replace(places, other.select(better))
@@ -54,7 +58,7 @@ def starts_with_gradient(
     return best, living
 
 
-def warn_of_dead(names: Sequence[str], config: RenderConfig, stacklevel: int) -> None:
+def warn_of_dead_units(names: Sequence[str], config: RenderConfig, stacklevel: int) -> None:
     """One warning that names the units whose images mean nothing; silent without any."""
     if names:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
