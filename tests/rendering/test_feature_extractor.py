@@ -104,7 +104,8 @@ def test_the_gradient_reaches_the_image_and_no_weight(net):
     x = torch.rand(1, 3, 8, 8, requires_grad=True)
     extractor = FeatureExtractor(net, ("fc",), FLOAT32)
     extractor(x)["fc"].sum().backward()
-    assert not any(weight.requires_grad for weight in net.parameters())
+    assert not any(weight.requires_grad for weight in extractor.net.parameters())
+    assert all(weight.requires_grad for weight in net.parameters())
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in net.parameters())
@@ -136,11 +137,11 @@ def test_the_model_comes_back_as_it_was_also_after_an_error(net, error):
     assert_untouched(net, before)
 
 
-def test_two_trunks_of_one_model_do_not_see_each_other(net):
+def test_two_extractors_of_one_model_do_not_see_each_other(net):
     x = torch.rand(1, 3, 8, 8)
-    with FeatureExtractor(net, ("conv1",), FLOAT32) as early, FeatureExtractor(net, ("conv1", "fc"), FLOAT32) as late:
-        assert late(x).keys() == {"conv1", "fc", "input"}
-        assert torch.equal(early(x)["conv1"], late(x)["conv1"])
+    early, late = FeatureExtractor(net, ("conv1",), FLOAT32), FeatureExtractor(net, ("conv1", "fc"), FLOAT32)
+    assert late(x).keys() == {"conv1", "fc", "input"}
+    assert torch.equal(early(x)["conv1"], late(x)["conv1"])
 
 
 def test_names_may_be_written_as_lucent_does(net):
@@ -157,19 +158,15 @@ def test_an_unknown_layer_is_named_with_its_neighbours(net):
 
 
 def test_a_layer_that_is_not_called_is_named(net):
-    with (
-        pytest.raises(UnitError, match="extra but does not call it"),
-        FeatureExtractor(net, ("extra",), FLOAT32) as extractor,
-    ):
+    extractor = FeatureExtractor(net, ("extra",), FLOAT32)
+    with pytest.raises(UnitError, match="extra but does not call it"):
         extractor(torch.rand(1, 3, 8, 8))
 
 
 def test_a_size_that_the_network_cannot_take_is_said_with_the_remedy():
     model = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Conv2d(2, 2, 5))
-    with (
-        pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger size"),
-        FeatureExtractor(model, ("1",), RenderConfig(size=6, precision="float32")) as extractor,
-    ):
+    extractor = FeatureExtractor(model, ("1",), RenderConfig(size=6, precision="float32"))
+    with pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger size"):
         extractor(torch.rand(1, 3, 6, 6))
 
 
@@ -179,7 +176,8 @@ def test_out_of_memory_is_never_swallowed(net, error):
         raise error
 
     net.block.register_forward_hook(hook)
-    with pytest.raises(type(error)) as caught, FeatureExtractor(net, ("fc",), FLOAT32) as extractor:
+    extractor = FeatureExtractor(net, ("fc",), FLOAT32)
+    with pytest.raises(type(error)) as caught:
         extractor(torch.rand(1, 3, 8, 8))
     assert caught.value is error
 
@@ -189,10 +187,8 @@ def test_outputs_without_tensors_are_refused():
         def forward(self, x):
             return {"words": "none"}
 
-    with (
-        pytest.raises(ModelError, match="without a tensor"),
-        FeatureExtractor(Text(), ("labels",), FLOAT32) as extractor,
-    ):
+    extractor = FeatureExtractor(Text(), ("labels",), FLOAT32)
+    with pytest.raises(ModelError, match="without a tensor"):
         extractor(torch.rand(1, 3, 8, 8))
 
 

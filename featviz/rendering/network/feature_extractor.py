@@ -1,7 +1,7 @@
 """Activations of a network's layers for images, and their gradient with respect to the images alone.
 
-images (unit, c, h, w) in [0, 1] -> {layer: activation}. The network is a private copy that shares its weights with the caller's,
-in evaluation mode and with frozen weights; it stops as soon as the layers are known.
+images (unit, c, h, w) in [0, 1] -> {layer: activation}. The network is a private copy that shares its weights with the
+caller's, in evaluation mode and with frozen weights; it stops as soon as the layers are known.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ class FeatureExtractor:
     torch.Size([16, 64, 8, 8])
 
     Args:
-        model: any module on images (batch, c, h, w), or a subject. Never run and never changed: a copy that shares its weights is.
+        model: any module on images (batch, c, h, w), or a subject. A copy that shares its weights runs.
         layers: dotted module names, or lucent's with underscores; "labels" is the network's output, "input"
             the images.
         config: precision, mean, std and input size are taken from it.
