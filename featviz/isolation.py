@@ -1,7 +1,7 @@
 """Private copies of networks, and guards of the settings that a network and torch share with other code.
 
-featviz never works on the caller's network itself: `weight_sharing_copy` makes a copy in evaluation mode that shares its weights,
-so that the caller may run, train or differentiate his network in another thread meanwhile, and nothing has to be restored.
+featviz never works on the caller's network itself: `weight_sharing_copy` makes a copy in evaluation mode that shares its
+weights, so that the caller may run, train or differentiate his network in another thread meanwhile. Nothing is restored.
 """
 
 import contextlib

@@ -135,9 +135,13 @@ def test_evaluation_mode_brings_back_every_flag_whatever_happens():
     model[1].eval()
     model[1][0].train()
     before = [module.training for module in model.modules()]
-    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
+
+    def fail() -> None:
         assert not any(module.training for module in model.modules())
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
+        fail()
     assert [module.training for module in model.modules()] == before
 
 

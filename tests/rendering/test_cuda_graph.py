@@ -16,10 +16,12 @@ import featviz
 from featviz.rendering.backends import fold_batchnorm as prepared
 from featviz.rendering.backends.cuda_graph import WARM
 from featviz.rendering.image.seeding import Starts, seeded_starts
+from featviz.rendering.network import feature_extractor
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize import loop as ascent
 from featviz.rendering.optimize.loop import Climb
+from featviz.subjects import Normalization
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CONFIG = featviz.RenderConfig(size=12, steps=WARM + 12, precision="float64", batch=3)
@@ -146,6 +148,8 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
     monkeypatch.setattr(ascent, "Recorded", lambda work, device: work)
     monkeypatch.setattr(prepared, "_same", lambda *args: True)  # done once, on values
     monkeypatch.setattr(ascent, "_gradient", lambda score, spectrum: score.sum() * spectrum.detach())
+    known = Normalization((0.5,) * 3, (0.25,) * 3, "the test")  # reads values
+    monkeypatch.setattr(feature_extractor, "input_normalization", lambda *args: known)
     given: list[Tensor] = []
     monkeypatch.setattr(torch, "_fused_adam_", lambda *args, **kwargs: given.extend(tree_leaves((args, kwargs))))
     start = seeded_starts(config, [0, 1, 2], 3)

@@ -1,8 +1,8 @@
 """Batches: how many images climb together, and what happens when they do not fit.
 
 (extractor, objective, units) -> the units in lists that fit the memory. With `batch="auto"` one image is sent through the
-network and its activations are counted; a batch that runs out of memory all the same is halved and done again. A unit's image is the
-same whatever it is batched with, so neither shows in the results.
+network and its activations are counted; a batch that runs out of memory all the same is halved and done again. A unit's image
+is the same whatever it is batched with, so neither shows in the results.
 """
 
 import contextlib
