@@ -60,17 +60,7 @@ def copy_of(model: Network, shared: Mapping[int, object] | None = None) -> Netwo
     Raises:
         ModelError: the network holds something that cannot be copied.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            made, memo = _deep_copy(model, dict(shared or {}))
-            break
-        except Exception as error:
-            if attempt < ATTEMPTS:
-                continue
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(
-                f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
-            ) from error
+    made, memo = _deep_copy(model, shared or {})
     given = {id(value) for value in (shared or {}).values()}
     own = {id(module): module for module in model.modules() if id(module) not in given}
     for name, module in made.named_modules():
@@ -87,16 +77,27 @@ def copy_of(model: Network, shared: Mapping[int, object] | None = None) -> Netwo
     return made
 
 
-def _deep_copy(model: Network, memo: dict[int, Any]) -> tuple[Network, dict[int, Any]]:
+def _deep_copy(model: Network, shared: Mapping[int, object]) -> tuple[Network, dict[int, Any]]:
     """The copy, and what each object became in it, by id."""
-    for module in model.modules():
-        for name in HOOKS:
-            hooks = getattr(module, name)
-            memo[id(hooks)] = copy.copy(hooks)
-        for value in (*vars(module).values(), *module._buffers.values()):
-            if isinstance(value, Tensor) and (not value.is_leaf or value.is_inference()):
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo), memo
+    failures = 0
+    while True:
+        memo: dict[int, Any] = dict(shared)
+        try:
+            for module in model.modules():
+                for name in HOOKS:
+                    hooks = getattr(module, name)
+                    memo[id(hooks)] = copy.copy(hooks)
+                for value in (*vars(module).values(), *module._buffers.values()):
+                    if isinstance(value, Tensor) and (not value.is_leaf or value.is_inference()):
+                        memo[id(value)] = value.detach().clone()
+            return copy.deepcopy(model, memo), memo
+        except Exception as error:
+            failures += 1
+            if failures == ATTEMPTS:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise ModelError(
+                    f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
+                ) from error
 
 
 def _rebound(function: Any, copies: Mapping[int, object]) -> Any:
