@@ -6,7 +6,6 @@ named networks, a layer, units -> `Panel`: a rendering per unit and subject, and
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,19 +21,18 @@ from featviz.files import write_atomically
 from featviz.gallery.grid import Cell, Row, grid, save_png
 from featviz.model_checks import check_finite, digest
 from featviz.rendering import (
+    FeatureExtractor,
     Renderings,
-    Trunk,
     ascend,
     channel,
     layer_width,
-    must_fit,
     ordinary_modes,
     resolve_device,
     resolve_layer,
     score_images,
     starts_with_gradient,
     uncompiled,
-    warn_of_dead,
+    warn_of_dead_units,
 )
 from featviz.subjects import Normalization, Subject, as_subject, input_channels, input_normalization
 from featviz.units import format_unit, parse_units
@@ -238,7 +236,7 @@ def render_panel(
     _check_channels({name: input_channels(subject, config) for name, subject in named.items()})
     configs = {name: replace(config, mean=own.mean, std=own.std) for name, own in normalizations.items()}
     asked = _asked(named, layer, units, own_units or {}, axis, configs, place)
-    renderings, cross = _climb_together(named, asked, configs, place, transform, progress)
+    renderings, cross = _render_together(named, asked, configs, place, transform, progress)
     panel = Panel(
         asked.layer,
         tuple(asked.units),
@@ -320,7 +318,7 @@ def _asked(
     return _Asked(layer, rows, own, widths, axes)
 
 
-def _climb_together(
+def _render_together(
     subjects: Mapping[str, Subject],
     asked: _Asked,
     configs: Mapping[str, RenderConfig],
@@ -332,25 +330,26 @@ def _climb_together(
     missing = {name: torch.tensor([unit is None for unit in own]) for name, own in asked.own_units.items()}
     keys = [(asked.layer, unit) for unit in asked.units]
     config = next(iter(configs.values()))
-    with ExitStack() as stack:
-        climbs = {}
-        for name, subject in subjects.items():
-            trunk = stack.enter_context(Trunk(subject.model, (asked.layer,), configs[name], device))
-            climbs[name] = (trunk, channel(asked.layer, asked.shown(name), asked.axes[name]))
-        with must_fit(len(keys), config, device):
-            starts, living = starts_with_gradient(list(climbs.values()), keys, config, transform)
-        parts = {}
-        for number, (name, (trunk, objective)) in enumerate(climbs.items()):
-            report = _share(progress, number, len(climbs))
-            climbed = ascend(trunk, objective, starts, configs[name], transform, report)
-            parts[name] = _blanked(replace(climbed, dead=climbed.dead | ~living[number]), missing[name])
-        seen = []
-        for of, part in parts.items():
-            scores = [
-                part.score if by == of else score_images(trunk, objective, part.images)
-                for by, (trunk, objective) in climbs.items()
-            ]
-            seen.append(torch.stack(scores, 1))
+    extractors = {
+        name: (
+            FeatureExtractor(subject, (asked.layer,), configs[name], device),
+            channel(asked.layer, asked.shown(name), asked.axes[name]),
+        )
+        for name, subject in subjects.items()
+    }
+    starts = starts_with_gradient(list(extractors.values()), keys, config, transform)
+    parts = {}
+    for number, (name, (extractor, objective)) in enumerate(extractors.items()):
+        report = _share(progress, number, len(extractors))
+        rendered = ascend(extractor, objective, starts, configs[name], transform, report)
+        parts[name] = _blanked(rendered, missing[name])
+    seen = []
+    for of, part in parts.items():
+        scores = [
+            part.score if by == of else score_images(extractor, objective, part.images)
+            for by, (extractor, objective) in extractors.items()
+        ]
+        seen.append(torch.stack(scores, 1))
     absent = torch.stack(list(missing.values()), 1)
     return parts, torch.stack(seen, 1).masked_fill(absent[:, :, None] | absent[:, None, :], float("nan"))
 
@@ -386,4 +385,4 @@ def _warn_of_dead(panel: Panel) -> None:
         for unit, flag in zip(panel.own_units[name], part.dead.tolist(), strict=True)
         if flag
     ]
-    warn_of_dead(dead, panel.config, stacklevel=3)
+    warn_of_dead_units(dead, panel.config, stacklevel=3)

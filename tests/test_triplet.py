@@ -15,7 +15,7 @@ import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError, DeviceError, ModelError, RenderError, UnitError
 from featviz.model_checks import digest
-from featviz.rendering import Trunk, ascend, channel, seeded_starts
+from featviz.rendering import FeatureExtractor, ascend, channel, seeded_starts
 
 CONFIG = featviz.RenderConfig(size=12, steps=4, precision="float64")
 
@@ -36,9 +36,9 @@ def test_unit_i_of_permuted_b_looks_like_unit_a_to_b_of_the_original_b(pair, ali
     triplets = featviz.render_unit_triplet(*pair, "bn2", units, alignment=alignment, config=CONFIG)
     partners = alignment.indexer.a_to_b("bn2", units).tolist()
     assert partners != units
-    with Trunk(pair[1], ("bn2",), CONFIG) as trunk:
-        start = seeded_starts(CONFIG, [("bn2", unit) for unit in units], 3, dtype=torch.float64)
-        plain = ascend(trunk, channel("bn2", partners), start, CONFIG)
+    extractor = FeatureExtractor(pair[1], ("bn2",), CONFIG)
+    start = seeded_starts(CONFIG, [("bn2", unit) for unit in units], 3, dtype=torch.float64)
+    plain = ascend(extractor, channel("bn2", partners), start, CONFIG)
     torch.testing.assert_close(triplets.b.images, plain.images, rtol=0, atol=1e-6)
     torch.testing.assert_close(triplets.b.score, plain.score, rtol=1e-9, atol=1e-9)
 
@@ -228,9 +228,9 @@ def test_a_merged_unit_stands_beside_its_strongest_members_in_the_original_paren
         (*pair, merged), (triplets.a, triplets.b, triplets.merged), ("a", "b", "unit"), strict=True
     ):
         units = [getattr(triplets.matches[row], own) for row in rows]
-        with Trunk(model, ("conv3",), CONFIG) as trunk:
-            start = seeded_starts(CONFIG, [("conv3", row) for row in rows], 3, dtype=torch.float64)
-            plain = ascend(trunk, channel("conv3", units), start, CONFIG)
+        extractor = FeatureExtractor(model, ("conv3",), CONFIG)
+        start = seeded_starts(CONFIG, [("conv3", row) for row in rows], 3, dtype=torch.float64)
+        plain = ascend(extractor, channel("conv3", units), start, CONFIG)
         torch.testing.assert_close(part.images[rows], plain.images, rtol=0, atol=1e-6)
         torch.testing.assert_close(part.score[rows], plain.score, rtol=1e-9, atol=1e-9)
 

@@ -6,7 +6,6 @@ whatever it scores.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -149,9 +148,8 @@ def _render(
     progress: Progress | None,
 ) -> Renderings:
     """Start where the units have a gradient, ascend, and report the dead."""
-    starts, living = starts_with_gradient([(extractor, objective)], keys, config, transform)
+    starts = starts_with_gradient([(extractor, objective)], keys, config, transform)
     renderings = ascend(extractor, objective, starts, config, transform, progress)
-    renderings = replace(renderings, dead=renderings.dead | ~living[0])
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
     warn_of_dead_units(dead, config, stacklevel=3)
     return renderings

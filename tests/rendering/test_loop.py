@@ -289,11 +289,11 @@ def test_a_unit_that_is_dead_in_its_first_draw_gets_another():
     first = seeded_starts(config, keys, 3, dtype=torch.float64)
     lives = alive(extractor, objective, first, config)
     assert 0 < lives.sum() < 6
-    found, living = starts_with_gradient([(extractor, objective)], keys, config)
-    assert living.all()
+    found = starts_with_gradient([(extractor, objective)], keys, config)
+    assert alive(extractor, objective, found, config).all()
     assert (found.restart == 0).tolist() == lives.tolist()
     for unit in range(6):  # the choice is the unit's own
-        alone, _ = starts_with_gradient([(extractor, objective)], [unit], config)
+        alone = starts_with_gradient([(extractor, objective)], [unit], config)
         assert torch.equal(alone.values[0], found.values[unit])
 
 
