@@ -1,6 +1,6 @@
 """The receptive field of a unit, measured with the network itself, and rendering a neuron on just that part of an image.
 
-(open trunk, layer, position) -> the pixels that the activations at the position depend on, by their gradient with respect to
+(extractor, layer, position) -> the pixels that the activations at the position depend on, by their gradient with respect to
 the network's input. Rendering a neuron on an image of that size costs a fraction of the whole image, and the unit has the
 same activation there: `at_receptive_field` checks that on a random image, and raises an error where it is not so.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import FeatvizError, RenderError
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Neuron
 
 ENLARGEMENT = 192  # pixels added to an image to measure the stride: a multiple of all common strides
@@ -37,17 +37,17 @@ class ReceptiveField:
         return self.bottom - self.top, self.right - self.left
 
 
-def receptive_field(trunk: Trunk, layer: str, position: tuple[int, int]) -> ReceptiveField:
+def receptive_field(extractor: FeatureExtractor, layer: str, position: tuple[int, int]) -> ReceptiveField:
     """The smallest box of pixels outside of which nothing changes the layer's activations at (row, column).
 
     Args:
-        trunk: open, with this layer; the images have `trunk.config.input_hw` pixels.
+        extractor: with this layer; the images have `extractor.config.input_hw` pixels.
 
     Raises:
         RenderError: no pixel changes them (a layer of constants, or one that is off on random images).
     """
-    images = _random_images(trunk, RANDOM_IMAGES).requires_grad_()
-    activation = trunk(images, precise=True)[layer]
+    images = _random_images(extractor, RANDOM_IMAGES).requires_grad_()
+    activation = extractor(images, precise=True)[layer]
     at_position = activation[(slice(None), slice(None), *position)]
     (gradient,) = torch.autograd.grad(at_position.abs().sum(), images)
     nonzero = gradient.abs().amax((0, 1)) > 0
@@ -57,13 +57,15 @@ def receptive_field(trunk: Trunk, layer: str, position: tuple[int, int]) -> Rece
     return ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
-def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) -> tuple[Neuron, RenderConfig]:
+def at_receptive_field(
+    extractor: FeatureExtractor, objective: Neuron, config: RenderConfig
+) -> tuple[Neuron, RenderConfig]:
     """The same neurons, and a configuration whose image holds their receptive field alone.
 
     The smaller image begins at a multiple of the layer's stride, so that every map within it keeps its positions.
 
     Args:
-        trunk: open, with the objective's layer, for images of `config.size`.
+        extractor: with the objective's layer, for images of `config.size`.
 
     Returns:
         The objective at its position in the smaller image, and the configuration of that size.
@@ -76,12 +78,12 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
         raise RenderError("canvas='receptive_field' renders in the network's own pixels: leave out input_size.")
     layer, size = objective.layer, config.image_hw
     with torch.no_grad():
-        shape = trunk(_random_images(trunk, 1), precise=True)[layer].shape
+        shape = extractor(_random_images(extractor, 1), precise=True)[layer].shape
     if len(shape) != 4 or objective.axis not in (None, 1):
         raise RenderError(f"{layer} gives {tuple(shape)}, no maps: a receptive field needs (image, unit, row, column).")
     row, column = objective.position_in(shape[2:])[:2]
-    field = receptive_field(trunk, layer, (row, column))
-    stride = _stride(trunk, layer, shape[2:])
+    field = receptive_field(extractor, layer, (row, column))
+    stride = _stride(extractor, layer, shape[2:])
     # positions of the map to cut off above and to the left: whole strides, and no more than lie before the unit
     cut_off = [
         min(index, max(0, start // step))
@@ -92,19 +94,19 @@ def at_receptive_field(trunk: Trunk, objective: Neuron, config: RenderConfig) ->
     if small == size:
         return objective, config
     moved = objective.with_position((row - cut_off[0], column - cut_off[1]))
-    _check_same_activation(trunk, objective, moved, (top, left), small)
+    _check_same_activation(extractor, objective, moved, (top, left), small)
     return moved, replace(config, size=small)
 
 
-def _stride(trunk: Trunk, layer: str, map_size: Sequence[int]) -> list[int]:
+def _stride(extractor: FeatureExtractor, layer: str, map_size: Sequence[int]) -> list[int]:
     """Pixels between neighboring positions of the map, by rows and by columns: what an enlarged image has more of them."""
-    h, w = trunk.config.input_hw
+    h, w = extractor.config.input_hw
     larger = torch.full(
-        (1, trunk.channels, h + ENLARGEMENT, w + ENLARGEMENT), 0.5, device=trunk.device, dtype=trunk.dtype
+        (1, extractor.channels, h + ENLARGEMENT, w + ENLARGEMENT), 0.5, device=extractor.device, dtype=extractor.dtype
     )
     with torch.no_grad():
         try:
-            shape = trunk(larger, precise=True)[layer].shape
+            shape = extractor(larger, precise=True)[layer].shape
         except RenderError as error:
             raise _changes_when_cut(layer) from error
     return [
@@ -113,19 +115,19 @@ def _stride(trunk: Trunk, layer: str, map_size: Sequence[int]) -> list[int]:
 
 
 def _check_same_activation(
-    trunk: Trunk, whole: Neuron, cut: Neuron, corner: tuple[int, int], size: tuple[int, int]
+    extractor: FeatureExtractor, whole: Neuron, cut: Neuron, corner: tuple[int, int], size: tuple[int, int]
 ) -> None:
     """Make sure that the neurons have the same activation for a random image and for its part.
 
     Raises:
         RenderError: they have not.
     """
-    image = _random_images(trunk, 1)
+    image = _random_images(extractor, 1)
     part = image[..., corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]].contiguous()
     with torch.no_grad():
         try:
             scores = [
-                neuron.select([number]).score(trunk(x, precise=True).__getitem__)
+                neuron.select([number]).score(extractor(x, precise=True).__getitem__)
                 for neuron, x in ((whole, image), (cut, part))
                 for number in range(len(whole.units))
             ]
@@ -140,8 +142,8 @@ def _changes_when_cut(layer: str) -> RenderError:
     return RenderError(f"units of {layer} change when the image is cut to their receptive field: use canvas='full'.")
 
 
-def _random_images(trunk: Trunk, count: int) -> Tensor:
+def _random_images(extractor: FeatureExtractor, count: int) -> Tensor:
     """Random images (count, c, h, w) in [0, 1], the same ones every time."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, trunk.channels, *trunk.config.input_hw, generator=generator, dtype=torch.float64)
-    return images.to(trunk.device, trunk.dtype)
+    images = torch.rand(count, extractor.channels, *extractor.config.input_hw, generator=generator, dtype=torch.float64)
+    return images.to(extractor.device, extractor.dtype)

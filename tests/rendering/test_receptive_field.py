@@ -6,7 +6,7 @@ from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.rendering import Trunk, channel, neuron, render, score_images
+from featviz.rendering import FeatureExtractor, channel, neuron, render, score_images
 from featviz.rendering.receptive_field import ReceptiveField, at_receptive_field, receptive_field
 
 
@@ -33,9 +33,9 @@ def test_the_measured_field_is_the_one_of_the_recurrence(name):
     model, side = STACKS[name]
     config = RenderConfig(size=64)
     layer = str(len(model) - 1)
-    with Trunk(model, (layer,), config) as trunk:
-        rows = trunk(torch.rand(1, 3, 64, 64))[layer].shape[-1]
-        field = receptive_field(trunk, layer, (rows // 2, rows // 2))
+    extractor = FeatureExtractor(model, (layer,), config)
+    rows = extractor(torch.rand(1, 3, 64, 64))[layer].shape[-1]
+    field = receptive_field(extractor, layer, (rows // 2, rows // 2))
     assert field.size == (side, side)
 
 
@@ -45,25 +45,25 @@ def test_a_neuron_has_the_same_activation_and_gradient_on_its_field(name):
     layer = str(len(model) - 1)
     config = RenderConfig(size=64, precision="float64")
     whole = neuron(layer, [0, 3])
-    with Trunk(model, (layer,), config) as trunk:
-        cut, small = at_receptive_field(trunk, whole, config)
-        assert max(small.image_hw) < side + 8  # the field, begun at a multiple of the stride
-        image = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
-        full = whole.score(trunk(image).__getitem__)
-        (gradient,) = torch.autograd.grad(full.sum(), image)
-        place = whole.position_in(trunk(image)[layer].shape[2:])[0]
-        stride = 64 // trunk(image)[layer].shape[-1]
-        assert cut.position is not None
-        corner = (place - cut.position[0]) * stride
-        window = (
-            slice(None),
-            slice(None),
-            slice(corner, corner + small.image_hw[0]),
-            slice(corner, corner + small.image_hw[1]),
-        )
-        part = image.detach()[window].requires_grad_()
-        score = cut.score(trunk(part).__getitem__)
-        (own,) = torch.autograd.grad(score.sum(), part)
+    extractor = FeatureExtractor(model, (layer,), config)
+    cut, small = at_receptive_field(extractor, whole, config)
+    assert max(small.image_hw) < side + 8  # the field, begun at a multiple of the stride
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    full = whole.score(extractor(image).__getitem__)
+    (gradient,) = torch.autograd.grad(full.sum(), image)
+    place = whole.position_in(extractor(image)[layer].shape[2:])[0]
+    stride = 64 // extractor(image)[layer].shape[-1]
+    assert cut.position is not None
+    corner = (place - cut.position[0]) * stride
+    window = (
+        slice(None),
+        slice(None),
+        slice(corner, corner + small.image_hw[0]),
+        slice(corner, corner + small.image_hw[1]),
+    )
+    part = image.detach()[window].requires_grad_()
+    score = cut.score(extractor(part).__getitem__)
+    (own,) = torch.autograd.grad(score.sum(), part)
     torch.testing.assert_close(score, full)
     torch.testing.assert_close(own, gradient[window])
 
@@ -113,11 +113,14 @@ def test_what_has_no_field_is_refused(what, canvas, config, words):
 def test_a_field_at_the_border_is_cut_by_it():
     model, _ = STACKS["three"]
     config = RenderConfig(size=32)
-    with Trunk(model, ("4",), config) as trunk:
-        assert receptive_field(trunk, "4", (0, 31)) == ReceptiveField(0, 28, 4, 32)
-        cut, small = at_receptive_field(trunk, neuron("4", [0], (0, 31)), config)
-        image = torch.rand(1, 3, 32, 32)
-        scores = [score_images(trunk, neuron("4", [0], (0, 31)), image), score_images(trunk, cut, image[..., :4, 28:])]
+    extractor = FeatureExtractor(model, ("4",), config)
+    assert receptive_field(extractor, "4", (0, 31)) == ReceptiveField(0, 28, 4, 32)
+    cut, small = at_receptive_field(extractor, neuron("4", [0], (0, 31)), config)
+    image = torch.rand(1, 3, 32, 32)
+    scores = [
+        score_images(extractor, neuron("4", [0], (0, 31)), image),
+        score_images(extractor, cut, image[..., :4, 28:]),
+    ]
     assert small.image_hw == (4, 4)
     torch.testing.assert_close(scores[0], scores[1])
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.config import RenderConfig
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.loop import score_images
 
@@ -46,8 +46,8 @@ def activation(model: nn.Module, layer: str, units: list[int], images: Tensor, f
         fed: side in pixels of what the network is fed; None: the images as they are.
     """
     config = RenderConfig(size=images.shape[-1], input_size=fed, precision="float32")
-    with Trunk(model, (layer,), config) as trunk:
-        return score_images(trunk, channel(layer, units), images)
+    extractor = FeatureExtractor(model, (layer,), config)
+    return score_images(extractor, channel(layer, units), images)
 
 
 def gray(images: Tensor) -> int:

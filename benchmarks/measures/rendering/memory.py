@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 import featviz
-from featviz.rendering.network.feature_extractor import Trunk
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.batching import batch_size, image_bytes
 from measures import process
@@ -45,10 +45,10 @@ def _case(args: argparse.Namespace, budget: float) -> dict[str, float]:
     config = featviz.RenderConfig(size=args.size, steps=args.steps, memory=budget, restarts=0)
     featviz.render(model, f"{args.layer}:0", config)
     objective = channel(args.layer, list(range(args.units)))
-    with Trunk(model, (args.layer,), config) as trunk:
-        images = batch_size(trunk, objective, config)
-    with Trunk(model, (args.layer,), config) as trunk:
-        counted = image_bytes(trunk, objective, config)
+    extractor = FeatureExtractor(model, (args.layer,), config)
+    images = batch_size(extractor, objective, config)
+    extractor = FeatureExtractor(model, (args.layer,), config)
+    counted = image_bytes(extractor, objective, config)
     before = 0
     if args.device == "cpu":
         process.reset_peak()
