@@ -61,7 +61,9 @@ class Triplets(Panel):
     @property
     def made_by(self) -> str:
         """What the footer of the picture says of how the subjects were made."""
-        return f"; {'merged' if self.mixed else 'matched'} by {self.method}"
+        if self.mixed:
+            return f"; merged by {self.method}, of each member its weight"
+        return f"; matched by {self.method}: score and, in brackets, its lead over the best other unit"
 
     def column_heads(self) -> list[str]:
         """What stands above each column."""
@@ -71,7 +73,7 @@ class Triplets(Panel):
         """Which unit each parent shows, how well they match, and what the merged unit is made of."""
         first, second, merged, *more = self.subjects
         shown = dict(zip((first, second, merged), _parents(self.matches[row]), strict=True))
-        return shown | dict.fromkeys(more, "")
+        return shown | dict.fromkeys(more, f"unit {self.units[row]}")
 
     def record(self) -> dict[str, object]:
         """What was rendered, ready for JSON."""
