@@ -11,6 +11,11 @@ PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
 
+def option(default: Any, text: str) -> Any:
+    """A field of a configuration that the command line has, too; `text` is its help."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class RenderConfig:
     """How an image is made. Fractions are of the image side, so that one setting serves 32 px and 512 px.
@@ -19,35 +24,37 @@ class RenderConfig:
         RenderError: a value out of its range, with the range.
     """
 
-    size: int | tuple[int, int] = 224  # canvas in pixels, square or (height, width)
-    steps: int = 48  # of the ascent; with this lr more than what lucent reaches in 512 (benchmarks/ablation.py)
-    seed: int = 0  # with layer, unit and restart it decides a unit's start and its random warps
-    lr: float = 0.2  # of Adam (Lucid: 0.05)
-    beta1: float = 0.5  # of Adam (Lucid: 0.9); under random warps much momentum overshoots
-    tolerance: float = 0.0  # a unit whose score grew by less than this part in 16 steps is done; 0: all steps
-    schedule: str = "constant"  # of the learning rate, or "cosine": down to 0 at the last step
-
-    parameterization: str = (
-        "fourier"  # of PARAMETERIZATIONS: "fourier", "pixel", "maco" (phases alone), or a registered one
+    size: int | tuple[int, int] = option(
+        224, "side of the images in pixels; or height and width, HEIGHTxWIDTH"
     )
-    sd: float = 0.01  # standard deviation of the start
-    decay: float = 1.0  # power of 1/frequency in the Fourier parameterization
+    steps: int = option(48, "steps of the ascent")  # with this lr more than what lucent reaches in 512
+    seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random warps")
+    lr: float = option(0.2, "step size of Adam")  # Lucid: 0.05
+    beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
+    tolerance: float = option(0.0, "stop a unit whose score grew by less than this part in 16 steps; 0: never")
+    schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
+
+    parameterization: str = option("fourier", "fourier, pixel, maco (phases alone), or one that was registered")
+    sd: float = option(0.01, "standard deviation of the start")
+    decay: float = option(1.0, "power of 1/frequency in the Fourier parameterization")
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says
     color: str | Matrix3 | None = "imagenet"  # decorrelation matrix, or one measured by color_matrix(data), or None
 
-    jitter: float = 1 / 16  # shift, uniform in +-jitter of the side
-    scale: float = 0.1  # zoom, uniform in 1 +- scale
-    rotation: float = 10.0  # degrees, uniform in +-rotation
-    border: str = "reflection"  # what a warp sees outside: "reflection", "border" or "zeros" (the mean color)
-    input_size: int | tuple[int, int] | None = None  # of the network's input; None: that of the image
+    jitter: float = option(1 / 16, "shift of a warp, uniform in +-jitter of the side")
+    scale: float = option(0.1, "zoom of a warp, uniform in 1 +- scale")
+    rotation: float = option(10.0, "of a warp in degrees, uniform in +-rotation")
+    border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
+    input_size: int | tuple[int, int] | None = option(
+        None, "side of what the network is fed (default: the images as they are)"
+    )
 
-    mean: tuple[float, ...] | None = None  # of the network's input; None: what the model says, else ImageNet's
+    mean: tuple[float, ...] | None = None  # of the network's input; None: see `featviz.subjects`
     std: tuple[float, ...] | None = None
-    restarts: int = 4  # other starts tried where a unit has no gradient at its first
-    batch: int | str = "auto"  # units rendered together; auto: as many as pay and fit the memory
-    memory: float | None = None  # GiB that "auto" may fill with images; None: what is free
-    precision: str = "auto"  # of the network: "float32", "bfloat16", "float64"; auto: bfloat16 where it is native
-    compile: bool = False  # torch.compile of the network, kept where it is measured to be faster
+    restarts: int = option(4, "other starts tried where a unit has no gradient at its first")
+    batch: int | str = option("auto", "units rendered together; auto: as many as pay and fit the memory")
+    memory: float | None = option(None, "GiB that batch auto may fill with images (default: what is free)")
+    precision: str = option("auto", "of the network: float32, bfloat16, float64; auto: bfloat16 where it is native")
+    compile: bool = option(False, "torch.compile of the network, kept where it is measured to be faster")
 
     def __post_init__(self) -> None:
         for name in ("size", "input_size"):

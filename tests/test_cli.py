@@ -1,4 +1,4 @@
-"""The door: commands do the whole job, and every mistake is one sentence, exit code 2, and no trace on disk."""
+"""The command line: commands do the whole job, and every mistake is one sentence, exit code 2, and no trace on disk."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from featviz.cli import EXAMPLES, align, barrier, demo, info, main, merge, triplet
+from featviz.cli import COMMANDS, EXAMPLES, main, rendering, triplet
 from featviz.cli.arguments import Parser
 from featviz.config import RenderConfig
 from featviz.errors import OutputError
@@ -41,7 +42,7 @@ FAST = ["--size", "16", "--steps", "2", "--restarts", "0", "--precision", "float
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A folder with a tiny architecture, two checkpoints, their alignment and merge, and images of two classes."""
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("commands")
     (folder / "tinynet.py").write_text(NET)
     random = np.random.default_rng(0)
     for number in range(24):
@@ -89,7 +90,7 @@ class Written:
 
 def test_a_layer_is_written_while_the_next_is_rendered(tmp_path, capsys):
     first, place = Written(), tmp_path / "a.png"
-    with triplet.saving() as save:
+    with rendering.saving() as save:
         save(first, place)
         assert not place.exists()
         first.allowed.set()
@@ -103,7 +104,7 @@ def test_a_layer_that_cannot_be_written_is_an_error(tmp_path, at_the_next):
     broken.allowed.set()
 
     def rendered() -> None:
-        with triplet.saving() as save:
+        with rendering.saving() as save:
             save(broken, tmp_path / "a.png")
             if at_the_next:
                 save(broken, tmp_path / "b.png")
@@ -117,7 +118,7 @@ def test_what_was_rendered_is_written_although_the_next_was_interrupted(tmp_path
     first, place = Written(), tmp_path / "a.png"
 
     def interrupted() -> None:
-        with triplet.saving() as save:
+        with rendering.saving() as save:
             save(first, place)
             first.allowed.set()
             raise KeyboardInterrupt
@@ -131,7 +132,7 @@ def test_help_imports_neither_torch_nor_numpy():
     script = """
 import sys
 from featviz.__main__ import main
-for command in ([], ["demo"], ["align"], ["merge"], ["barrier"], ["triplet"], ["info"]):
+for command in ([], ["demo"], ["align"], ["merge"], ["barrier"], ["triplet"], ["panel"], ["info"]):
     try:
         main([*command, "--help"])
     except SystemExit as stop:
@@ -139,18 +140,17 @@ for command in ([], ["demo"], ["align"], ["merge"], ["barrier"], ["triplet"], ["
 assert not {"torch", "numpy", "PIL"} & set(sys.modules), sorted(sys.modules)
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert shown.count("usage: featviz") == 7
-    assert shown.count("examples:") == 6
+    assert shown.count("usage: featviz") == 8
+    assert shown.count("examples:") == 7
 
 
 def test_every_example_in_the_help_parses(monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda path: True)
-    commands = (demo, align, merge, barrier, triplet, info)
     parser = Parser(prog="featviz")
     known = parser.add_subparsers()
-    for command in commands:
+    for command in COMMANDS:
         command.add(known)
-    for text in (EXAMPLES, *(command.EXAMPLES for command in commands)):
+    for text in (EXAMPLES, *(command.EXAMPLES for command in COMMANDS)):
         lines = re.findall(r"^  featviz (.+)$", re.sub(r"\s*\\\n\s*", " ", text), flags=re.MULTILINE)
         assert len(lines) >= 2
         for line in lines:
@@ -161,7 +161,26 @@ def test_defaults_are_those_of_the_configuration(here):
     parser = Parser(prog="featviz")
     triplet.add(parser.add_subparsers())
     args = parser.parse_args(["triplet", *PAIR, "--units", "3"])
-    assert triplet.render_config(args) == RenderConfig()
+    assert rendering.render_config(args) == RenderConfig()
+
+
+def test_every_field_of_the_render_configuration_with_a_help_text_is_an_option(here):
+    parser = Parser(prog="featviz")
+    triplet.add(parser.add_subparsers())
+    given = {
+        "size": "48x64", "steps": "7", "seed": "3", "lr": "0.1", "beta1": "0.9", "tolerance": "0.01",
+        "schedule": "cosine", "parameterization": "pixel", "sd": "0.5", "decay": "2", "jitter": "0.1", "scale": "0.2",
+        "rotation": "5", "border": "zeros", "input_size": "32", "restarts": "1", "batch": "9", "memory": "2",
+        "precision": "float64",
+    }  # fmt: skip
+    assert {one.name for one in fields(RenderConfig) if "help" in one.metadata} == {*given, "compile"}
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    args = parser.parse_args(["triplet", *PAIR, "--units", "3", "--compile", *words])
+    assert rendering.render_config(args) == RenderConfig(
+        size=(48, 64), steps=7, seed=3, lr=0.1, beta1=0.9, tolerance=0.01, schedule="cosine", parameterization="pixel",
+        sd=0.5, decay=2.0, jitter=0.1, scale=0.2, rotation=5.0, border="zeros", input_size=32, restarts=1, batch=9,
+        memory=2.0, precision="float64", compile=True,
+    )  # fmt: skip
 
 
 def test_info_names_groups_layers_and_what_is_fixed(here, capsys):
@@ -283,6 +302,50 @@ def test_triplet_computes_what_is_not_given_and_says_so(here, tmp_path, capsys):
     assert "averaging A and B', repair auto" in said
 
 
+def test_triplet_shows_controls_and_further_networks_as_columns(here, tmp_path):
+    given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", str(tmp_path)]
+    also = ["--also", "unaligned", "--also", "unrepaired", "--also", "same=a.safetensors"]
+    assert main(["triplet", *PAIR, *FAST, *given, *also, "--units", "4:0,3"]) == 0
+    record = json.loads((tmp_path / "4.json").read_text())
+    assert record["subjects"] == ["A", "B'", "merged", "unaligned", "unrepaired", "same"]
+    assert record["digests"]["same"] == record["digests"]["A"]
+    assert len(set(record["digests"].values())) == 5
+    scores = record["units"][0]["activation"]
+    assert scores["same"] == scores["A"]
+
+
+def test_panel_renders_networks_under_their_names(here, tmp_path, capsys):
+    subjects = ["first=a.safetensors", "b.safetensors", "m=m.safetensors"]
+    arguments = [*subjects, *ARCH, *FAST, "--units", "4:0,3", "--units", "8", "--out", str(tmp_path)]
+    assert main(["panel", *arguments]) == 0
+    record = json.loads((tmp_path / "4.json").read_text())
+    assert record["subjects"] == ["first", "b", "m"]
+    assert [unit["unit"] for unit in record["units"]] == [0, 3]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "4.png"), str(tmp_path / "8.png")]
+
+
+def test_an_assumed_normalization_is_a_note(here, tmp_path, capsys):
+    (here / "untold.py").write_text(
+        NET.replace("nn.Sequential", "Untold") + "\nclass Untold(nn.Sequential):\n    pass\n"
+    )
+    arguments = ["a.safetensors", "--arch", "untold:make", *FAST, "--units", "4:0", "--out", str(tmp_path)]
+    assert main(["panel", *arguments]) == 0
+    assert capsys.readouterr().err.count("featviz: note: Untold does not tell how its input is normalized") == 1
+
+
+def test_pictures_go_where_a_checkout_ignores_them():
+    parser = Parser(prog="featviz")
+    commands = parser.add_subparsers()
+    for command in COMMANDS:
+        command.add(commands)
+    ignored = (Path(__file__).parent.parent / ".gitignore").read_text().split()
+    for words in (["demo"], ["triplet", *PAIR, "--units", "3"], ["panel", "a.safetensors", *ARCH, "--units", "3"]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "exists", lambda path: True)
+            out = parser.parse_args(words).out
+        assert f"/{out.parts[0]}/" in ignored
+
+
 def test_module_prefixes_are_stripped_and_said(here, tmp_path, capsys):
     torch.save({f"module.{key}": value for key, value in load_file("a.safetensors").items()}, tmp_path / "a.pt")
     assert main(["info", str(tmp_path / "a.pt"), *ARCH, *SIZE]) == 0
@@ -292,6 +355,7 @@ def test_module_prefixes_are_stripped_and_said(here, tmp_path, capsys):
 ALIGN = ["align", *PAIR, *SIZE, "--out", "new.safetensors"]
 TRIPLET = ["triplet", *PAIR, *FAST, "--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", "new"]
 MERGE = ["merge", *PAIR, *SIZE, "--alignment", "ab.safetensors", "--out", "new.safetensors"]
+PANEL = [*ARCH, *FAST, "--units", "4:0", "--out", "new"]
 BARRIER = ["barrier", *PAIR, *SIZE, "--alignment", "ab.safetensors", "--out", "new.json"]
 
 
@@ -349,6 +413,12 @@ MISTAKES = {
     ),
     "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
     "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),
+    "unknown column": ([*TRIPLET, "--units", "4:0", "--also", "naive"], ["'naive'", "unaligned", "name=checkpoint"]),
+    "column twice": ([*TRIPLET, "--units", "4:0", "--also", "merged=a.safetensors"], ["'merged'", "another name"]),
+    "missing column": ([*TRIPLET, "--units", "4:0", "--also", "c=absent.pt"], ["absent.pt", "does not exist"]),
+    "subject twice": (["panel", "a.safetensors", "a.safetensors", *PANEL], ["'a'", "x=FILE"]),
+    "subject without name": (["panel", "=a.safetensors", *PANEL], ["'=a.safetensors'", "name=checkpoint"]),
+    "unit of a panel": (["panel", "a.safetensors", *PANEL, "--units", "8:2"], ["8 has no unit 2 in a", "0 to 1"]),
     "gallery in a file": ([*TRIPLET, "--units", "4:0", "--out", "tinynet.py"], ["tinynet.py", "cannot be written"]),
 }  # fmt: skip
 

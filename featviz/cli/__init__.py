@@ -3,12 +3,14 @@
 Help costs no torch: what a command needs it imports when it runs.
 """
 
+import contextlib
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from featviz.cli import align, barrier, bench, demo, info, merge, triplet
+from featviz.cli import align, barrier, bench, demo, info, merge, panel, triplet
 from featviz.cli.arguments import Parser
 from featviz.errors import FeatvizError
 
@@ -25,20 +27,22 @@ from two checkpoints to pictures:
   featviz merge a.safetensors b.safetensors --arch resnet20-x2 --size 32 --alignment ab.safetensors \\
       --data cifar/train --out merged.safetensors
   featviz triplet a.safetensors b.safetensors --arch resnet20-x2 --alignment ab.safetensors \\
-      --merged merged.safetensors --units layer3.1.bn1:0-7 --size 64 --out gallery
+      --merged merged.safetensors --units layer3.1.bn1:0-7 --size 64 --out pictures
 
 featviz COMMAND --help explains each.
 """
+
+COMMANDS = (demo, info, align, merge, barrier, triplet, panel, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` None takes the process's own arguments."""
     parser = Parser(prog="featviz", description=DESCRIPTION, epilog=EXAMPLES)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, align, merge, barrier, triplet, info, bench):
+    for command in COMMANDS:
         command.add(commands)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _shown_log():
             warnings.showwarning = _show_warning
             args = parser.parse_args(argv)
             args.run(args)
@@ -52,6 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("featviz: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _shown_log() -> Iterator[None]:
+    """Warnings of featviz's log as notes on stderr."""
+    log, handler = logging.getLogger("featviz"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("featviz: note: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -2,8 +2,11 @@
 
 import argparse
 import ast
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from featviz.config import Defaults
 from featviz.errors import CheckpointError, FeatvizError
@@ -94,8 +97,35 @@ def add_data(parser: Parser, required: bool = False, why: str = "") -> Any:
     return group
 
 
+def add_options(group: Any, config: Any) -> None:
+    """An option for every field of a configuration that has a help text, with the value that it has in `config`."""
+    hints = get_type_hints(type(config))
+    for one in fields(config):
+        if "help" not in one.metadata:
+            continue
+        flag, default = f"--{one.name.replace('_', '-')}", getattr(config, one.name)
+        if hints[one.name] is bool:
+            group.add_argument(flag, action="store_true", default=default, help=one.metadata["help"])
+            continue
+        shown = f"{default:.4g}" if isinstance(default, float) else default
+        text = one.metadata["help"] + ("" if default is None else f" (default: {shown})")
+        read, metavar = _reader(hints[one.name])
+        group.add_argument(flag, type=read, default=default, metavar=metavar, help=text)
+
+
+def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
+    """What reads a value of this type from text, and what stands for the value in the help."""
+    kinds = set(get_args(kind)) - {NoneType} or {kind}
+    if kinds == {int, tuple[int, int]}:
+        return size, "PIXELS"
+    if kinds == {int, str}:
+        return batch, "N"
+    (one,) = kinds
+    return one, {int: "N", float: "X", str: "NAME"}[one]
+
+
 def checkpoint(text: str) -> Path:
-    """A path that exists: a slip of the pen is told before torch is imported."""
+    """A path that exists: a mistyped name is found before torch is imported."""
     path = Path(text)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: give a .safetensors or .pt file.")

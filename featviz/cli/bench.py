@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from featviz.cli import arguments, triplet
+from featviz.cli import arguments, rendering
 from featviz.files import check_writable, write_atomically
 
 DESCRIPTION = """\
@@ -33,14 +33,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--images", type=arguments.positive, metavar="N", help="units rendered (default: one batch)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of the figures")
     arguments.add_architecture(parser)
-    rendering = parser.add_argument_group("rendering")
-    triplet.add_rendering(rendering, arguments.DEFAULTS.render)
-    arguments.add_channels(rendering)
+    rendering.add_rendering(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: Namespace) -> None:
-    config = triplet.render_config(args)
+    config = rendering.render_config(args)
     if args.out:
         check_writable(args.out)
     from featviz.cli import inputs

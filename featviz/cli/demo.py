@@ -4,10 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from featviz.cli import arguments
-from featviz.cli.triplet import picture, saving
+from featviz.cli import arguments, rendering
 from featviz.config import RenderConfig
-from featviz.files import check_writable
 
 DESCRIPTION = """\
 Two ResNet-20 that were trained on CIFAR-10 from different seeds come with featviz, with their alignment and the
@@ -16,13 +14,14 @@ statistics of their repaired merge. Render some units of three layers in A, B' a
 
 EXAMPLES = """\
 examples:
-  featviz demo                                  half a minute on two cores; writes gallery/demo-*.png
+  featviz demo                                  half a minute on two cores; writes out/demo/*.png
   featviz demo --steps 16 --size 32             a quick look
 """
 
+NAME = "demo-{}"  # of a layer's picture
 LOOK = """\
-Each row is one unit: A's, the unit of B that was matched to it (standing in A's place), and their average's.
-The three pictures of a row started from the same noise; what differs comes from the weights.
+Each row is one unit: A's, the unit of B that was matched to it (in A's position), and their average's.
+The three pictures of a row began with the same noise; what differs comes from the weights.
 In each file the first {best} rows are the layer's best matched units and the last {worst} its worst: look for one
 texture across a good row, and for what the merge made of two different ones in a bad row."""
 
@@ -30,7 +29,13 @@ texture across a good row, and for what the merge made of two different ones in 
 def add(commands: Any) -> None:
     defaults = arguments.DEFAULTS.demo
     parser = arguments.add_command(commands, "demo", "render units of a bundled, trained pair", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--out", type=Path, default=Path("gallery"), metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=rendering.OUT / "demo",
+        metavar="FOLDER",
+        help="of the pictures (default: %(default)s)",
+    )
     parser.add_argument(
         "--steps", type=int, default=arguments.DEFAULTS.render.steps, help="steps of the ascent (default: %(default)s)"
     )
@@ -48,9 +53,7 @@ def add(commands: Any) -> None:
 def run(args: Namespace) -> None:
     defaults = arguments.DEFAULTS.demo
     config = RenderConfig(size=args.size, steps=args.steps, seed=args.seed)
-    places = {layer: picture(args.out, f"demo-{layer}") for layer in defaults.layers}
-    for place in places.values():
-        check_writable(place)
+    rendering.check_pictures(args.out, map(NAME.format, defaults.layers))
     from featviz.cli import inputs
     from featviz.matching.alignment import load_alignment
     from featviz.merging.average import merge
@@ -64,15 +67,15 @@ def run(args: Namespace) -> None:
     alignment.check(pair.a, pair.b)
     merged = merge(pair.a, pair.b, alignment, repair="none")
     merged.load_state_dict(pair.merged_statistics, strict=False)
-    with saving() as save:
-        for layer, place in places.items():
+    with rendering.saving() as save:
+        for layer in defaults.layers:
             units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
             with inputs.bar(layer) as progress:
                 triplets = render_unit_triplet(
                     pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
                     device=device, progress=progress,
                 )  # fmt: skip
-            save(triplets, place)
+            save(triplets, rendering.picture(args.out, NAME.format(layer)))
     print(LOOK.format(best=defaults.best, worst=defaults.worst))
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from tqdm import tqdm
 from featviz.checkpoints import load_into
 from featviz.config import RenderConfig
 from featviz.data import ImageFolderBatches
-from featviz.errors import DataError
+from featviz.errors import DataError, UnitError
 from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange import read_permutations
 from featviz.model_checks import check_same_architecture
 from featviz.networks import build
-from featviz.rendering.render import resolve_device
+from featviz.rendering import layer_width, resolve_device, resolve_layer
 from featviz.subjects import input_channels, input_normalization
 
 
@@ -72,6 +72,19 @@ def labelled(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> 
     if data is None or data.labels is None:
         raise DataError(f"{args.data} has no labels: give a folder with one folder per class.")
     return data
+
+
+def check_units(networks: Mapping[str, nn.Module], layer: str, units: list[int] | None, config: RenderConfig) -> None:
+    """Find out before the first step that every network has the layer and its units.
+
+    Raises:
+        UnitError: one has not.
+    """
+    for name, model in networks.items():
+        width, _ = layer_width(model, resolve_layer(model, layer), config)
+        for unit in units or []:
+            if unit >= width:
+                raise UnitError(f"{layer} has no unit {unit} in {name}: its {width} units are 0 to {width - 1}.")
 
 
 @contextmanager
