@@ -6,8 +6,27 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ARCHIVE = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", default="cuda", help="device of the tests marked cuda; cpu tries the tests themselves")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked cuda are left out on a machine without a GPU."""
+    if config.getoption("--gpu").startswith("cuda") and not torch.cuda.is_available():
+        left_out = [item for item in items if item.get_closest_marker("cuda")]
+        config.hook.pytest_deselected(left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> torch.device:
+    """The device of the tests marked cuda."""
+    return torch.device(request.config.getoption("--gpu"))
 
 
 @pytest.fixture(scope="session")

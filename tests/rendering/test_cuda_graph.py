@@ -1,5 +1,6 @@
 """A step of the ascent can be replayed: on the CPU by its operators, on CUDA as a graph."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,6 @@ from featviz.rendering.optimize import loop as ascent
 from featviz.rendering.optimize.loop import Climb
 from featviz.subjects import Normalization
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CONFIG = featviz.RenderConfig(size=12, steps=WARM + 12, precision="float64", batch=3)
 VARIANTS = {
     "fourier": {},
@@ -179,21 +179,22 @@ class Deciding(nn.Module):
         return y if float(y.detach().sum()) > 0 else 2 * y
 
 
-@CUDA
+@pytest.mark.cuda
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_cuda_graph_makes_the_images_of_the_steps_one_by_one(variant, monkeypatch):
+def test_a_cuda_graph_makes_the_images_of_the_steps_one_by_one(variant, gpu, monkeypatch):
     config = replace(CONFIG, steps=24, **VARIANTS[variant])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = featviz.render(tiny(), "bn2:0-4", config, device="cuda")
+        found = featviz.render(tiny(), "bn2:0-4", config, device=gpu)
     monkeypatch.setattr(ascent, "Recorded", lambda work, device: work)
-    expected = featviz.render(tiny(), "bn2:0-4", config, device="cuda")
+    expected = featviz.render(tiny(), "bn2:0-4", config, device=gpu)
     tolerance = {"float32": 1e-3, "bfloat16": 5e-2}.get(config.precision, 1e-6)
     torch.testing.assert_close(found.images, expected.images, atol=tolerance, rtol=0)
 
 
-@CUDA
-def test_a_network_that_cannot_be_recorded_runs_as_it_is():
-    with pytest.warns(UserWarning, match="cannot be recorded"):
-        found = featviz.render(Deciding(), "conv:0-2", replace(CONFIG, precision="float32"), device="cuda")
+@pytest.mark.cuda
+def test_a_network_that_cannot_be_recorded_runs_as_it_is(gpu):
+    warned = pytest.warns(UserWarning, match="cannot be recorded") if gpu.type == "cuda" else contextlib.nullcontext()
+    with warned:
+        found = featviz.render(Deciding(), "conv:0-2", replace(CONFIG, precision="float32"), device=gpu)
     assert found.trace.isfinite().all()

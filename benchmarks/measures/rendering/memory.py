@@ -35,11 +35,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    rows = [process.in_own_process(_case, args, budget) for budget in tqdm(args.budgets)]
+    rows = [process.in_own_process(case, args, budget) for budget in tqdm(args.budgets)]
     return {"network": args.network, "layer": args.layer, "rows": rows}
 
 
-def _case(args: argparse.Namespace, budget: float) -> dict[str, float]:
+def case(args: argparse.Namespace, budget: float) -> dict[str, float]:
     """The batch of one budget, and its peak; in this process."""
     model = network(args.network, args.device)
     config = featviz.RenderConfig(size=args.size, steps=args.steps, memory=budget, restarts=0)
