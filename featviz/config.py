@@ -24,9 +24,7 @@ class RenderConfig:
         RenderError: a value out of its range, with the range.
     """
 
-    size: int | tuple[int, int] = option(
-        224, "side of the images in pixels; or height and width, HEIGHTxWIDTH"
-    )
+    size: int | tuple[int, int] = option(224, "side of the images in pixels; or height and width, HEIGHTxWIDTH")
     steps: int = option(48, "steps of the ascent")  # with this lr more than what lucent reaches in 512
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random warps")
     lr: float = option(0.2, "step size of Adam")  # Lucid: 0.05

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from featviz.config import RenderConfig
 from featviz.errors import RenderError, UnitError
 from featviz.files import write_atomically
+from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid, save_png
 from featviz.model_checks import check_finite, digest
 from featviz.rendering import (
@@ -78,19 +79,26 @@ class Panel:
         """The names of the subjects, in the order of the columns."""
         return tuple(self.renderings)
 
-    def grid(self, per_line: int | None = None) -> Image.Image:
+    def grid(self, per_line: int | None = None, bands: Sequence[int] | None = None) -> Image.Image:
         """The captioned picture: a row per unit, a column per subject.
 
         Args:
             per_line: how many units stand side by side; None: two where there are more than six and at most three subjects.
+            bands: of images of other than 3 channels the three, counted from 0, that are shown as red, green and blue; None:
+                gray for 1 channel, color for 3, otherwise a gray tile for each.
+
+        Raises:
+            OutputError: bands that the images do not have.
         """
         if per_line is None:
             per_line = 2 if len(self) > 6 and len(self.subjects) <= 3 else 1
-        rows = [self._row(number) for number in range(len(self))]
+        rows = [self._row(number, bands) for number in range(len(self))]
+        channels = next(iter(self.renderings.values())).images.shape[1]
         height, width = self.config.image_hw
         footer = (
             f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps} "
-            f"steps{self.made_by}. Activation: mean over the map, without transforms."
+            f"steps{self.made_by}. Activation: mean over the map, without "
+            f"transforms.{bands_explained(bands, channels)}"
         )
         return grid(self.column_heads(), rows, self.layer, footer, per_line)
 
@@ -146,15 +154,15 @@ class Panel:
             "cross": [[_finite(value) for value in line] for line in self.cross[row].tolist()],
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write the grid as PNG to `path` (its suffix becomes .png), and `record()` as JSON beside it.
+    def save(self, path: str | Path, bands: Sequence[int] | None = None) -> Path:
+        """Write the grid as PNG to `path` (its suffix becomes .png), and `record()` as JSON beside it; `bands` as in `grid`.
 
         Raises:
             OutputError: the place cannot be written.
         """
         path = Path(path).with_suffix(".png")
         text = json.dumps(self.record(), indent=1) + "\n"
-        save_png(self.grid(), path, {"Title": self.layer, "Software": f"featviz {version('featviz')}"})
+        save_png(self.grid(bands=bands), path, {"Title": self.layer, "Software": f"featviz {version('featviz')}"})
         write_atomically(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
         return path
 
@@ -163,9 +171,9 @@ class Panel:
         self.grid().save(buffer, "PNG")
         return buffer.getvalue()
 
-    def _row(self, row: int) -> Row:
+    def _row(self, row: int, bands: Sequence[int] | None) -> Row:
         captions = self.captions(row)
-        images = {name: np.asarray(part.images[row].permute(1, 2, 0)) for name, part in self.renderings.items()}
+        images = {name: drawable(part.images[row].numpy(), bands) for name, part in self.renderings.items()}
         return Row(f"unit {self.units[row]}", [Cell(image, captions[name]) for name, image in images.items()])
 
 

@@ -80,7 +80,7 @@ class Written:
     def __init__(self, error: Exception | None = None) -> None:
         self.allowed, self.error = threading.Event(), error
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path, bands: object) -> Path:
         assert self.allowed.wait(60)
         if self.error:
             raise self.error
@@ -324,6 +324,17 @@ def test_panel_renders_networks_under_their_names(here, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(tmp_path / "4.png"), str(tmp_path / "8.png")]
 
 
+@pytest.mark.parametrize(("channels", "bands"), [(1, []), (2, []), (4, ["--bands", "2,1,0"]), (7, [])])
+def test_images_of_any_number_of_channels_are_saved(here, tmp_path, channels, bands):
+    space: dict = {}
+    exec(NET, space)
+    torch.save(space["make"](channels=channels).state_dict(), tmp_path / "x.pt")
+    arch = [*ARCH, "--arch-arg", f"channels={channels}", "--channels", str(channels)]
+    pair = [str(tmp_path / "x.pt")] * 2
+    assert main(["triplet", *pair, *arch, *FAST, "--units", "4:0", "--out", str(tmp_path), *bands]) == 0
+    assert (tmp_path / "4.png").is_file()
+
+
 def test_an_assumed_normalization_is_a_note(here, tmp_path, capsys):
     (here / "untold.py").write_text(
         NET.replace("nn.Sequential", "Untold") + "\nclass Untold(nn.Sequential):\n    pass\n"
@@ -413,6 +424,9 @@ MISTAKES = {
     ),
     "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
     "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),
+    "unknown band": ([*TRIPLET, "--units", "4:0", "--bands", "0,1,3"], ["no band 3", "0 to 2"]),
+    "two bands": ([*TRIPLET, "--units", "4:0", "--bands", "0,1"], ["2 bands", "three"]),
+    "bands in words": ([*TRIPLET, "--units", "4:0", "--bands", "r,g,b"], ["'r,g,b'", "3,2,1"]),
     "unknown column": ([*TRIPLET, "--units", "4:0", "--also", "naive"], ["'naive'", "unaligned", "name=checkpoint"]),
     "column twice": ([*TRIPLET, "--units", "4:0", "--also", "merged=a.safetensors"], ["'merged'", "another name"]),
     "missing column": ([*TRIPLET, "--units", "4:0", "--also", "c=absent.pt"], ["absent.pt", "does not exist"]),

@@ -14,6 +14,7 @@ from featviz.checkpoints import load_into
 from featviz.config import RenderConfig
 from featviz.data import ImageFolderBatches
 from featviz.errors import DataError, UnitError
+from featviz.gallery import bands
 from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange import read_permutations
 from featviz.model_checks import check_same_architecture
@@ -85,6 +86,15 @@ def check_units(networks: Mapping[str, nn.Module], layer: str, units: list[int] 
         for unit in units or []:
             if unit >= width:
                 raise UnitError(f"{layer} has no unit {unit} in {name}: its {width} units are 0 to {width - 1}.")
+
+
+def check_bands(args: Namespace, model: nn.Module, config: RenderConfig) -> None:
+    """Find out before the first step that --bands are bands of the network's images.
+
+    Raises:
+        OutputError: they are not.
+    """
+    bands.check_bands(args.bands, input_channels(model, config))
 
 
 @contextmanager

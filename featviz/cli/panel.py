@@ -56,9 +56,10 @@ def run(args: Namespace) -> None:
     from featviz.panel import render_panel
 
     subjects = {name: inputs.network(args, path) for name, path in args.subjects}
+    inputs.check_bands(args, next(iter(subjects.values())), config)
     for layer, units in asked.items():
         inputs.check_units(subjects, layer, units, config)
-    with rendering.saving() as save:
+    with rendering.saving(args.bands) as save:
         for layer, units in asked.items():
             with inputs.bar(layer) as progress:
                 panel = render_panel(subjects, layer, units, config=config, progress=progress)

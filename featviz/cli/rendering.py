@@ -1,7 +1,7 @@
 """What the commands that render share: options made from `RenderConfig`, unit specs, and files that are written meanwhile."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -33,6 +33,11 @@ def add_pictures(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="FOLDER", help="of the pictures (default: %(default)s)"
     )
+    parser.add_argument(
+        "--bands", type=arguments.whole_numbers, metavar="R,G,B",
+        help="of images of other than 3 channels those shown as red, green and blue, counted from 0 (default: a gray "
+        "tile for each channel)",
+    )  # fmt: skip
 
 
 def add_rendering(parser: arguments.Parser) -> None:
@@ -80,8 +85,10 @@ def check_pictures(folder: Path, layers: Iterable[str]) -> None:
 
 
 @contextmanager
-def saving() -> Iterator[Callable[["Panel", Path], None]]:
+def saving(bands: Sequence[int] | None = None) -> Iterator[Callable[["Panel", Path], None]]:
     """A function that writes a layer's panel and prints its path, while the next is rendered; all is written at the end.
+
+    `bands` are those of `Panel.save`.
 
     Raises:
         OutputError: a file cannot be written; at the next call or at the end.
@@ -91,7 +98,7 @@ def saving() -> Iterator[Callable[["Panel", Path], None]]:
 
         def save(panel: "Panel", path: Path) -> None:
             finish()
-            under_way.append(writer.submit(lambda: print(panel.save(path))))
+            under_way.append(writer.submit(lambda: print(panel.save(path, bands))))
 
         def finish() -> None:
             while under_way:

@@ -72,6 +72,7 @@ def run(args: Namespace) -> None:
     from featviz.triplet import render_unit_triplet
 
     model_a, model_b = inputs.pair(args)
+    inputs.check_bands(args, model_a, config)
     data = inputs.images(args, model_a, args.data_size)
     if args.alignment is None:
         method = "weights" if data is None else "activations"
@@ -100,7 +101,7 @@ def run(args: Namespace) -> None:
         also[name] = merge(
             model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data
         )
-    with rendering.saving() as save:
+    with rendering.saving(args.bands) as save:
         for layer, units in asked.items():
             with inputs.bar(layer) as progress:
                 triplets = render_unit_triplet(
