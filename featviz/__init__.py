@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from featviz.merging.heads import merge_heads as merge_heads
     from featviz.merging.multi_network import merge_many as merge_many
     from featviz.panel import Panel as Panel
-    from featviz.panel import render_panel as render_panel
+    from featviz.panel_rendering import render_panel as render_panel
     from featviz.rendering.image.color import color_matrix as color_matrix
     from featviz.rendering.image.parameterizations import Parameterization as Parameterization
     from featviz.rendering.image.parameterizations import register_parameterization as register_parameterization

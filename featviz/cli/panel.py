@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
             raise CheckpointError(f"two networks are called {name!r}: write other names, as in x=FILE y=FILE.")
     rendering.check_pictures(args.out, asked)
     from featviz.cli import inputs
-    from featviz.panel import render_panel
+    from featviz.panel_rendering import render_panel
 
     subjects = {name: inputs.network(args, path) for name, path in args.subjects}
     inputs.check_bands(args, next(iter(subjects.values())), config)

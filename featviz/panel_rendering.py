@@ -1,0 +1,245 @@
+"""Rendering of panels: named networks, a layer and units -> `Panel`, all subjects of a row from one random start."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from featviz.config import RenderConfig
+from featviz.errors import RenderError, UnitError
+from featviz.model_checks import check_finite, digest
+from featviz.panel import Panel
+from featviz.rendering import (
+    FeatureExtractor,
+    Renderings,
+    ascend,
+    channel,
+    layer_width,
+    ordinary_modes,
+    resolve_device,
+    resolve_layer,
+    score_images,
+    starts_with_gradient,
+    uncompiled,
+    warn_of_dead_units,
+)
+from featviz.subjects import Subject, as_subject, input_channels, input_normalization
+from featviz.units import format_unit, parse_units
+
+Subjects = Mapping[str, nn.Module | Subject] | Sequence[Subject]
+OwnUnits = Mapping[str, Sequence[int | None]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is rendered: the layer, the units that rows are called after, each subject's own, and the axis of units."""
+
+    layer: str
+    units: list[int]
+    own_units: dict[str, list[int | None]]
+    widths: dict[str, int]
+    axes: dict[str, int | None]
+
+    def shown(self, name: str) -> list[int]:
+        """The units of a subject; where it has none the row's own stands in, to be blanked."""
+        last = self.widths[name] - 1
+        pairs = zip(self.own_units[name], self.units, strict=True)
+        return [min(row, last) if unit is None else unit for unit, row in pairs]
+
+
+@ordinary_modes
+def render_panel(
+    subjects: Subjects,
+    layer: str,
+    units: int | Sequence[int] | None = None,
+    *,
+    own_units: OwnUnits | None = None,
+    axis: int | None = None,
+    config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
+    device: torch.device | str | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Panel:
+    """Render units of a layer in any number of networks, each row from one random start.
+
+    >>> panel = render_panel({"base": base, "tuned": tuned}, "layer3.1.bn1", [17, 40])  # doctest: +SKIP
+    >>> panel.save("out/layer3.png")  # doctest: +SKIP
+
+    All subjects of a row share the unit's start and its random warps, so what differs comes from the weights and from the
+    input normalization of each. A unit without a gradient at its start in some subject is started anew in all of them; where
+    no start helps it is reported as dead there. The networks are left as they were.
+
+    Args:
+        subjects: networks or `Subject`s by the names of the columns, or `Subject`s with names. All take images with the same
+            number of channels, and all have the layer.
+        layer: a module name, or a unit spec `layer:0-7` where `units` is left out.
+        units: of the layer; each is one row, and decides with the layer and the config's seed how the row starts. None with a
+            bare layer name: all of them.
+        own_units: for subjects that show other units than `units`: as many, in the order of the rows; None in a row where
+            the subject has none to show.
+        axis: of the units in the layer's output; None: 1, and the last one of tokens and of a linear layer or LayerNorm.
+        config: size, steps, seed and the rest; its mean and std are for the subjects that bring none.
+        device: where to render; None: where the first network is.
+        transform: images in [0, 1] -> what the networks are fed, in place of the warps (a kornia pipeline, for example);
+            its randomness is its own, and then not shared by the subjects.
+        progress: called with (steps done, steps to do) over all subjects.
+
+    Raises:
+        UnitError: a layer or unit that a subject does not have. ModelError: NaN in a network.
+        RenderError: no subject, two of one name, a size that a network cannot take, other numbers of channels.
+        DeviceError: a device that is not there.
+    """
+    named = _named(subjects)
+    place = resolve_device(device, next(iter(named.values())).model)
+    for name, subject in named.items():
+        check_finite(subject.model, name)
+    normalizations = {name: input_normalization(subject, config) for name, subject in named.items()}
+    _check_channels({name: input_channels(subject, config) for name, subject in named.items()})
+    configs = {name: replace(config, mean=own.mean, std=own.std) for name, own in normalizations.items()}
+    asked = _asked(named, layer, units, own_units or {}, axis, configs, place)
+    renderings, cross = _render_together(named, asked, configs, place, transform, progress)
+    panel = Panel(
+        asked.layer,
+        tuple(asked.units),
+        renderings,
+        {name: tuple(own) for name, own in asked.own_units.items()},
+        cross,
+        config,
+        normalizations,
+        {name: digest(subject.model) for name, subject in named.items()},
+    )
+    _warn_of_dead(panel)
+    return panel
+
+
+def _named(subjects: Subjects) -> dict[str, Subject]:
+    """Subjects by name; the keys of a mapping are the names."""
+    pairs = (
+        [(name, as_subject(subject, name)) for name, subject in subjects.items()]
+        if isinstance(subjects, Mapping)
+        else [(subject.name, subject) for subject in map(as_subject, subjects)]
+    )
+    if not pairs:
+        raise RenderError("there is no subject to render: give at least one network.")
+    found: dict[str, Subject] = {}
+    for name, subject in pairs:
+        if not name:
+            raise RenderError("a subject has no name: give subjects={'A': model, ...} or Subject(model, name='A').")
+        if name in found:
+            raise RenderError(f"two subjects are called {name!r}: give each its own name.")
+        found[name] = replace(subject, model=uncompiled(subject.model))
+    return found
+
+
+def _check_channels(channels: Mapping[str, int]) -> None:
+    if len(set(channels.values())) > 1:
+        told = ", ".join(f"{name} {number}" for name, number in channels.items())
+        raise RenderError(
+            f"the networks take images of other numbers of channels ({told}): render them in panels of their own."
+        )
+
+
+def _asked(
+    subjects: Mapping[str, Subject],
+    layer: str,
+    units: int | Sequence[int] | None,
+    own_units: OwnUnits,
+    axis: int | None,
+    configs: Mapping[str, RenderConfig],
+    device: torch.device,
+) -> _Asked:
+    """The layer and its units, all known to exist in every subject."""
+    first = next(iter(subjects.values())).model
+    if units is None and layer not in dict(first.named_modules(remove_duplicate=False)):
+        spec = parse_units(layer)
+        layer, units = spec.layer, spec.channels
+    layer = resolve_layer(first, layer) or "labels"
+    for name in own_units:
+        if name not in subjects:
+            raise UnitError(f"own_units names {name!r}, which is no subject: use {', '.join(subjects)}.")
+    widths, axes = {}, {}
+    for name, subject in subjects.items():
+        resolved = resolve_layer(subject.model, layer)
+        widths[name], axes[name] = layer_width(subject.model, resolved, configs[name], device, axis)
+    rows = range(min(widths.values())) if units is None else [units] if isinstance(units, int) else units
+    rows = [int(unit) for unit in rows]
+    if not rows:
+        raise RenderError("there is no unit to render: name at least one.")
+    own = {name: list(own_units.get(name, rows)) for name in subjects}
+    for name, asked in own.items():
+        if len(asked) != len(rows):
+            raise UnitError(
+                f"own_units has {len(asked)} units of {name} for {len(rows)} rows: give one per row, or None."
+            )
+        for unit in asked:
+            if unit is not None and not 0 <= unit < widths[name]:
+                raise UnitError(
+                    f"{layer} has no unit {unit} in {name}: its {widths[name]} units are 0 to {widths[name] - 1}."
+                )
+    return _Asked(layer, rows, own, widths, axes)
+
+
+def _render_together(
+    subjects: Mapping[str, Subject],
+    asked: _Asked,
+    configs: Mapping[str, RenderConfig],
+    device: torch.device,
+    transform: Callable[[Tensor], Tensor] | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, Renderings], Tensor]:
+    """Renderings of every subject from shared starts, and the cross scores (unit, image of, seen by)."""
+    missing = {name: torch.tensor([unit is None for unit in own]) for name, own in asked.own_units.items()}
+    keys = [(asked.layer, unit) for unit in asked.units]
+    config = next(iter(configs.values()))
+    extractors = {
+        name: (
+            FeatureExtractor(subject, (asked.layer,), configs[name], device),
+            channel(asked.layer, asked.shown(name), asked.axes[name]),
+        )
+        for name, subject in subjects.items()
+    }
+    starts = starts_with_gradient(list(extractors.values()), keys, config, transform)
+    parts = {}
+    for number, (name, (extractor, objective)) in enumerate(extractors.items()):
+        report = _share(progress, number, len(extractors))
+        rendered = ascend(extractor, objective, starts, configs[name], transform, report)
+        parts[name] = _blanked(rendered, missing[name])
+    seen = []
+    for of, part in parts.items():
+        scores = [
+            part.score if by == of else score_images(extractor, objective, part.images)
+            for by, (extractor, objective) in extractors.items()
+        ]
+        seen.append(torch.stack(scores, 1))
+    absent = torch.stack(list(missing.values()), 1)
+    return parts, torch.stack(seen, 1).masked_fill(absent[:, :, None] | absent[:, None, :], float("nan"))
+
+
+def _blanked(part: Renderings, missing: Tensor) -> Renderings:
+    """White images and scores NaN where a subject has no unit to show."""
+    nan = float("nan")
+    return replace(
+        part,
+        images=part.images.masked_fill(missing[:, None, None, None], 1.0),
+        score=part.score.masked_fill(missing, nan),
+        trace=part.trace.masked_fill(missing, nan),
+        dead=part.dead & ~missing,
+    )
+
+
+def _share(progress: Callable[[int, int], None] | None, number: int, of: int) -> Callable[[int, int], None] | None:
+    """The part of the progress that subject `number` of `of` reports."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, of * total)
+
+
+def _warn_of_dead(panel: Panel) -> None:
+    dead = [
+        f"{format_unit(panel.layer, unit or 0)} in {name}"
+        for name, part in panel.renderings.items()
+        for unit, flag in zip(panel.own_units[name], part.dead.tolist(), strict=True)
+        if flag
+    ]
+    warn_of_dead_units(dead, panel.config, stacklevel=3)
