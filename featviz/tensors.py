@@ -1,4 +1,4 @@
-"""The tensors of a network: model -> parameters and buffers by name."""
+"""Finding tensors: a network's parameters and buffers by name, and all tensors in nested containers."""
 
 from torch import Tensor, nn
 
@@ -11,3 +11,14 @@ def named_tensors(model: nn.Module, every_name: bool = False) -> dict[str, Tenso
     """
     once = not every_name
     return dict([*model.named_parameters(remove_duplicate=once), *model.named_buffers(remove_duplicate=once)])
+
+
+def tensors_of(value: object) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    return []

@@ -25,7 +25,7 @@ from featviz.isolation import evaluation_mode
 from featviz.matching.assignment import Floats, Matching, assign_blocks, block_scores, scores_of
 from featviz.matching.weights import Evidence, progressive, weight_scores
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
-from featviz.symmetry.propagation import tensors_of
+from featviz.tensors import tensors_of
 
 
 @dataclass

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from featviz.errors import AlignmentError
 from featviz.symmetry.groups import Group, Index
-from featviz.symmetry.permute import in_blocks
+from featviz.symmetry.permute import permutation_of_blocks
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +60,9 @@ def assign_blocks(similarities: Sequence[Floats], blocks: int, family: str) -> l
             total[j, k] += parts[j, k][np.arange(size), order].sum()
         inner.append(found)
     outer = assign(total, family) if blocks > 1 else np.zeros(1, dtype=np.int64)
-    return [in_blocks(outer, np.stack([found[j, k] for j, k in enumerate(outer.tolist())])) for found in inner]
+    return [
+        permutation_of_blocks(outer, np.stack([found[j, k] for j, k in enumerate(outer.tolist())])) for found in inner
+    ]
 
 
 def scores_of(similarity: Floats, perm: Index) -> tuple[Floats, Floats]:

@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from featviz.config import AlignConfig
 from featviz.matching.assignment import Floats, Matching, assign, block_scores, scores_of
 from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
-from featviz.symmetry.permute import axis_indices, gather, in_blocks, moved_blocks, random_permutations
+from featviz.symmetry.permute import (
+    axis_indices,
+    gather,
+    permutation_of_blocks,
+    permutation_of_whole_blocks,
+    random_permutations,
+)
 
 VECTOR_WEIGHT = 0.1  # root mean square of a normalised bias, scale or shift; filters have norm 1
 
@@ -60,7 +66,7 @@ class Evidence:
     def block_similarity(self, group: Group, perms: Mapping[str, Index], outer: Index, only: Iterable[str]) -> Floats:
         """Inner products (blocks, m, m) of the units of A's block j and of B's block `outer[j]`, over the tensors `only`."""
         shape = (group.blocks, group.size // group.blocks, -1)
-        moved = torch.from_numpy(moved_blocks(outer, group.size))
+        moved = torch.from_numpy(permutation_of_whole_blocks(outer, group.size))
         inner = torch.zeros(group.blocks, shape[1], shape[1], dtype=torch.float64)
         for rows_a, rows_b in self._rows(group, perms, outer, set(self.a) - set(only)):
             inner += rows_a.reshape(shape) @ rows_b[moved].reshape(shape).mT
@@ -80,12 +86,12 @@ class Evidence:
         self, group: Group, perms: Mapping[str, Index], outer: Index | None, without: Iterable[str] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Per known axis: what the units of A, and of B with the other groups permuted, own there."""
-        moved = None if outer is None or group.blocks == 1 else moved_blocks(outer, group.size)
+        moved = None if outer is None or group.blocks == 1 else permutation_of_whole_blocks(outer, group.size)
         for axis in self._known_axes(group, perms):
             name = axis.parameter
             if name in without:
                 continue
-            indices = axis_indices(self.groups_on[name], perms, self.sizes[name], held=(axis, moved))
+            indices = axis_indices(self.groups_on[name], perms, self.sizes[name], override=(axis, moved))
             rows = unit_rows(gather(self.b[name], name, indices), axis)
             yield unit_rows(self.a[name], axis), rows if moved is None else rows[np.argsort(moved)]
 
@@ -268,12 +274,12 @@ def _place(evidence: Evidence, family: tuple[Group, ...], perms: Mapping[str, In
                 if shared:
                     gain = evidence.block_similarity(group, trial, outer, shared)
                 orders = [assign(block, group.name) for block in similarity + gain]
-                trial[group.name] = in_blocks(outer, np.stack(orders))
+                trial[group.name] = permutation_of_blocks(outer, np.stack(orders))
                 inner[group.name][here, outer] = orders
                 score += [s[np.arange(len(o)), o].sum() for s, o in zip(similarity, orders, strict=True)]
         total[here, outer] = score + evidence.block_objective(family, trial, shared)
     outer = assign(total, names[0])
-    return {name: in_blocks(outer, orders[here, outer]) for name, orders in inner.items()}
+    return {name: permutation_of_blocks(outer, orders[here, outer]) for name, orders in inner.items()}
 
 
 def descend(

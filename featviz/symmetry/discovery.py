@@ -1,4 +1,4 @@
-"""Find the permutation groups of any feed-forward network: run it once, solve for the groups, prove them.
+"""Find the permutation groups of any feed-forward network: run it once, solve for the groups, verify them.
 
 network, example input -> `PermutationGroups`, exact or refused.
 """
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from featviz.errors import ModelError
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import PermutationGroups
-from featviz.symmetry.propagation import tensors_of
-from featviz.symmetry.rules.operators import propagate
+from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
-from featviz.symmetry.tracing import trace_labels
 from featviz.symmetry.verification import verified
+from featviz.tensors import tensors_of
 
 
 def permutation_groups(model: nn.Module, example_input: object, *, verify: bool = True) -> PermutationGroups:
@@ -29,7 +28,7 @@ def permutation_groups(model: nn.Module, example_input: object, *, verify: bool 
         ModelError: the network does not run on the example input, or returns no tensor.
     """
     try:
-        trace = trace_labels(*private_copy(model, example_input, torch.float32), propagate)
+        trace = propagate(*private_copy(model, example_input, torch.float32))
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

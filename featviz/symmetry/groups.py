@@ -1,7 +1,7 @@
 """Permutation groups of a network: which units may be exchanged, and what moves with each. Types alone.
 
-A group's unit i owns coordinates of parameter axes (`GroupAxis.index[i]`); a module's channel is an element of a group
-(`LayerUnits`). `discovery.py` finds them, `permutation.py` applies permutations to them.
+Unit i of a group owns indices of parameter axes (`GroupAxis.index[i]`); a channel of a module is an element of a group
+(`LayerUnits`). `discovery.py` finds them, `permute.py` applies permutations to them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,13 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GroupAxis:
-    """The coordinates of one parameter axis that move with a group.
+    """The indices of one parameter axis that are permuted with a group.
 
-    `index` (size, multiplicity): row i is what unit i owns. The columns of a grouped convolution's weight count on from
-    block to block of its rows: coordinate `c` is column `c % n` of block `c // n`, with n columns and `blocks` blocks.
+    Attributes:
+        index: (size, multiplicity); row i holds the indices that unit i owns. A unit of a map that is flattened
+            owns several columns of the linear layer after it.
+        blocks: 1, or, for axis 1 of a grouped convolution's weight, its number of groups. Its columns are then numbered
+            through all groups: index `c` is column `c % n` in the rows of group `c // n`, with n columns.
     """
 
     parameter: str
@@ -29,11 +32,15 @@ class GroupAxis:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are interchangeable with each other, named after the first parameter that produces them.
+    """Units that may be exchanged with each other, named after the first module that produces them.
 
-    Where only units of one block are (the coordinates of an attention head), and whole blocks are, too, the group holds
-    `blocks` blocks of equal size, one after the other. The groups whose blocks must be exchanged alike name the same `family`:
-    the group of the blocks themselves, one unit to a block, which need own nothing.
+    Attributes:
+        size: the number of units.
+        axes: the parameter axes that are permuted with them.
+        blocks: 1, or the number of blocks of equal size, one after the other: units may be exchanged within a
+            block, and whole blocks with each other (the coordinates of attention heads, and the heads).
+        family: of groups in blocks, the name of the group of the blocks themselves (one unit for each; it may own no
+            parameter). The blocks of all groups of a family are permuted alike.
     """
 
     name: str
@@ -45,7 +52,9 @@ class Group:
 
 @dataclass(frozen=True)
 class LayerUnits:
-    """The units of one module's output: unit u is element `element[u]` of group `group[u]` (-1: it may not move)."""
+    """The units along axis `axis` of one module's tensor: unit u is element `element[u]` of group number `group[u]`; -1
+    where it may not move.
+    """
 
     width: int
     axis: int
@@ -55,7 +64,7 @@ class LayerUnits:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Slots of a parameter axis that may not move, and why."""
+    """How many indices of a parameter axis may not be permuted, and why the first of them may not."""
 
     parameter: str
     axis: int
@@ -65,10 +74,13 @@ class Pinned:
 
 @dataclass(frozen=True)
 class PermutationGroups:
-    """All groups of a network, the units of its modules, and what could not be set free.
+    """All groups of a network, the units of its modules, and what may not be permuted.
 
-    `layers` and `reads` hold the units of every named module's output and of its first input; `unknown` names the
-    operators without a rule and the module where each first occurred.
+    Attributes:
+        layers: module name -> the units of its output.
+        reads: module name -> the units of its first input.
+        pinned: parameter axes with indices that may not be permuted.
+        unknown: operator without a rule -> the module where it first occurred.
     """
 
     groups: tuple[Group, ...]
@@ -84,7 +96,7 @@ class PermutationGroups:
         return len(self.groups)
 
     def families(self) -> list[tuple[Group, ...]]:
-        """Groups that must be permuted together; first among them that of the blocks, where there are blocks."""
+        """Groups whose blocks are permuted together; the group of the blocks first. A group without blocks is alone."""
         found: dict[str, list[Group]] = {}
         for group in self.groups:
             found.setdefault(group.family or group.name, []).append(group)
@@ -92,11 +104,12 @@ class PermutationGroups:
 
     @property
     def free_units(self) -> int:
-        """How many units may move: elements of groups that own parameters."""
+        """How many units may be permuted: the elements of groups that own parameters."""
         return sum(group.size for group in self.groups if group.axes)
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Group name -> number of units."""
         return {group.name: group.size for group in self.groups}
 
     def modules(self, group: str) -> list[str]:

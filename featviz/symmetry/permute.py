@@ -1,6 +1,6 @@
 """Apply permutations to parameters: groups, one index vector per group -> permuted tensors.
 
-The one convention: `B'[i] = B[perm[i]]`, so `perm[i]` is the unit of B that stands at place i.
+The one convention: `B'[i] = B[perm[i]]`: `perm[i]` is the unit of B that becomes unit i of B'.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,18 +16,19 @@ from featviz.tensors import named_tensors
 AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
 
 
-def in_blocks(outer: Index, inner: Index) -> Index:
-    """Permutation of a group in blocks: place (j, i) gets unit `inner[j, i]` of block `outer[j]`.
+def permutation_of_blocks(outer: Index, inner: Index) -> Index:
+    """Permutation of a group in blocks: unit i of block j becomes unit `inner[j, i]` of block `outer[j]`.
 
     Args:
-        outer: (blocks,) permutation of the blocks. inner: (blocks, size of a block), a permutation in each row.
+        outer: (blocks,) permutation of the blocks.
+        inner: (blocks, size of a block), a permutation in each row.
     """
     return (outer[:, None] * inner.shape[1] + inner).reshape(-1)
 
 
-def moved_blocks(outer: Index, size: int) -> Index:
+def permutation_of_whole_blocks(outer: Index, size: int) -> Index:
     """Permutation of a group of `size` units whose blocks are exchanged as they are."""
-    return in_blocks(outer, np.tile(np.arange(size // len(outer)), (len(outer), 1)))
+    return permutation_of_blocks(outer, np.tile(np.arange(size // len(outer)), (len(outer), 1)))
 
 
 def random_permutations(groups: PermutationGroups, generator: np.random.Generator) -> dict[str, Index]:
@@ -37,7 +38,7 @@ def random_permutations(groups: PermutationGroups, generator: np.random.Generato
         outer = generator.permutation(family[0].blocks)
         for group in family:
             inner = [generator.permutation(group.size // group.blocks) for _ in outer]
-            perms[group.name] = in_blocks(outer, np.stack(inner))
+            perms[group.name] = permutation_of_blocks(outer, np.stack(inner))
     return perms
 
 
@@ -45,17 +46,19 @@ def axis_indices(
     groups: Iterable[Group],
     perms: Mapping[str, Index],
     sizes: Mapping[str, tuple[int, ...]],
-    held: tuple[GroupAxis, Index | None] | None = None,
+    override: tuple[GroupAxis, Index | None] | None = None,
 ) -> AxisIndex:
-    """For every axis of the parameters in `sizes` the coordinates to gather.
+    """For every axis of the parameters in `sizes` the indices to gather; axes that no group moves are left out.
 
     Args:
-        held: an axis, and the permutation for it in place of its group's (None leaves it as it is).
+        perms: the permutation of each group by its name; a group without one stays as it is.
+        sizes: the shapes of the parameters to permute, by name.
+        override: an axis, and the permutation for it in place of its group's (None leaves the axis as it is).
     """
     indices: AxisIndex = {}
     for group in groups:
         for axis in group.axes:
-            perm = held[1] if held and axis is held[0] else perms.get(group.name)
+            perm = override[1] if override and axis is override[0] else perms.get(group.name)
             if perm is None or axis.parameter not in sizes:
                 continue
             key = (axis.parameter, axis.axis, axis.blocks)
@@ -66,12 +69,16 @@ def axis_indices(
 
 
 def gather(tensor: Tensor, parameter: str, indices: AxisIndex) -> Tensor:
-    """The tensor with every axis gathered; the columns of a grouped convolution's blocks last, each within its block."""
+    """The tensor with its rows gathered, then the other axes, then a grouped convolution's columns within each block.
+
+    Args:
+        parameter: the tensor's name in `indices`.
+    """
     own = sorted((key[2], key[1], index) for key, index in indices.items() if key[0] == parameter)
     for blocks, axis, index in own:
         if blocks == 1:
             tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
-        else:  # the rows have brought their blocks along
+        else:  # the rows were gathered with their blocks
             rows, columns = tensor.shape[:2]
             within = torch.from_numpy(index % columns).to(tensor.device).view(blocks, columns)
             within = within.repeat_interleave(rows // blocks, 0).view(rows, columns, *(1,) * (tensor.dim() - 2))

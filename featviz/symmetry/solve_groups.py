@@ -1,11 +1,20 @@
-"""From a trace of labels to groups: ties make classes, and classes that nothing tells apart are interchangeable.
+"""From a trace to permutation groups: ids that are the same make units, and units that nothing tells apart are
+exchangeable.
 
-Classes are exchangeable if they own slots of the same parameter axes, tied in the same way, and lie in the same sets (tags);
-those orbits are the groups. A class that meets a pinned label may not move, and neither may a set that holds one.
+1. *Units.* Ids joined by `same_unit` are one unit (connected components). A unit with a pinned id is pinned.
+2. *Groups.* Two units are exchangeable if they own indices of the same parameter axes, are joined there in the same way
+   (`canonical_order`), and lie in the same blocks.
+3. *Blocks.* A block that holds a pinned unit is pinned. Blocks that share units, and these units, make a *component*:
+an attention
+   head with its queries, keys and values. Components that look alike, block by block and unit by unit, may be exchanged
+   as a whole; their groups hold the units of all of them, component after component, and form a family.
 
-Sets that share members, and their members, make a *component*: a head with its queries, keys and values. Components that
-look alike, set by set and member by member, are exchangeable as a whole: they make a family, whose groups hold the members
-of all its components, block after block.
+Worked example, Linear(3, 2) -> ReLU -> Linear(2, 3); ids: weight rows 1 2, columns 3 4 5, bias 6 7; second weight rows
+8 9 10, columns 11 12, bias 13 14 15:
+
+    same_unit: 1-6, 2-7 (bias), 1-11, 2-12 (second layer reads), 8-13, 9-14, 10-15; pinned: 8 9 10 (the output), 3 4 5
+    (the input is fixed) units: {1, 6, 11}, {2, 7, 12}, and pinned ones; both own an index of axis 0 of the first
+    weight, of its bias, and of axis 1 of the second group: size 2, index 0 and 1 of these three axes
 """
 
 from collections import defaultdict
@@ -20,201 +29,240 @@ from scipy.sparse.csgraph import connected_components
 
 from featviz.symmetry.canonical_order import canonical_order
 from featviz.symmetry.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
-from featviz.symmetry.propagation import EQUAL, FIXED, Site, Trace, varies
+from featviz.symmetry.trace import PINNED, ModuleTensor, Trace
+from featviz.symmetry.unit_tracer import NO_PARAMETER, axes_of
 
-Signature = tuple  # what tells a class from others: its slots' axes, the sets it lies in, the sets it stands for
+Owned = dict[int, tuple[tuple[int, ...], Index]]  # unit -> the numbers of its parameter axes, and its ids on them
+Signature = tuple  # what tells units apart: the axes they own indices of, the blocks they lie in, the blocks they are
 
 
 def groups_of(trace: Trace) -> PermutationGroups:
     """All groups that a trace allows, the units of every module, and what is pinned."""
-    classes, reasons = _classes(trace)
-    kinds = np.full(trace.labels, -1, dtype=np.int64)
+    unit_of, reasons = _units(trace)
+    axis_of = np.full(trace.count, -1, dtype=np.int64)
     for number, axis in enumerate(trace.axes):
-        kinds[axis.first : axis.first + axis.length] = number
-    rank, code = canonical_order(trace, classes, kinds)
-    slots = _slots_of(classes, kinds, rank)
-    for number, (own, _) in slots.items():
-        learned = {kind for kind in own if trace.axes[kind].parameter not in trace.buffers}
-        if len(learned) < 2 and len(learned) < len(set(own)):  # read by a parameter, made by none
-            reasons.setdefault(number, "a constant table")
-    owned = {number: (axes, int(code[number])) for number, (axes, _) in slots.items()}
-    families = _families(trace, classes, reasons, owned, rank, code)
-    first = {number: int(labels.min()) for number, (_, labels) in slots.items()}
-    for family in families:
-        family.sort(first)
-    families.sort(key=lambda family: min(first.get(number, trace.labels) for number in family.numbers))
-    place = np.full((classes.max() + 1, 2), -1, dtype=np.int64)
+        axis_of[axis.first_id : axis.first_id + axis.length] = number
+    rank, structure = canonical_order(trace, unit_of, axis_of)
+    owned = _owned_indices(unit_of, axis_of, rank)
+    _pin_constant_tables(trace, owned, reasons)
+    families = _Families(trace, unit_of, reasons, owned, rank, structure).all()
+    groups, element_of = _named_groups(trace, families, owned, len(structure))
+    return PermutationGroups(
+        tuple(groups),
+        _layers(trace.outputs, unit_of, element_of),
+        _layers(trace.inputs, unit_of, element_of),
+        _pinned_axes(trace, unit_of, reasons),
+        trace.unknown,
+    )
+
+
+def _units(trace: Trace) -> tuple[Index, dict[int, str]]:
+    """The unit of every id, and why a unit is pinned where it is."""
+    pairs = torch.cat([torch.zeros(2, 1, dtype=torch.long), *trace.same], 1).numpy()
+    one, other = pairs[:, (pairs != PINNED).all(0)]
+    ones = np.ones(len(one), dtype=np.int8)
+    graph = coo_matrix((ones, (one, other)), shape=(trace.count, trace.count))
+    unit_of = connected_components(graph, directed=False)[1].astype(np.int64)
+    reasons = {int(unit_of[PINNED]): "fixed"}
+    for ids, why in trace.pinned:
+        for unit in unit_of[ids.numpy()].tolist():
+            reasons.setdefault(unit, why)
+    joined_with_pinned = pairs[:, (pairs == PINNED).any(0)].max(0)
+    for unit in unit_of[joined_with_pinned].tolist():
+        reasons.setdefault(unit, "joined with a fixed element")
+    return unit_of, reasons
+
+
+def _owned_indices(unit_of: Index, axis_of: Index, rank: Index) -> Owned:
+    """For every unit the parameter axes that it owns indices of, and its ids there, in an order that is parallel in all
+    units.
+    """
+    ids = np.flatnonzero(axis_of >= 0)
+    ids = ids[np.lexsort((rank[ids], axis_of[ids], unit_of[ids]))]
+    starts = np.flatnonzero(np.diff(unit_of[ids])) + 1
+    parts = np.split(ids, starts) if len(ids) else []
+    return {int(unit_of[part[0]]): (tuple(axis_of[part].tolist()), part) for part in parts}
+
+
+def _pin_constant_tables(trace: Trace, owned: Owned, reasons: dict[int, str]) -> None:
+    """Pin units of buffers that one learned parameter reads and none makes, like the columns after a fixed table of
+    positions.
+    """
+    for unit, (axes, _) in owned.items():
+        learned = {axis for axis in axes if trace.axes[axis].parameter not in trace.buffers}
+        if len(learned) < 2 and len(learned) < len(set(axes)):
+            reasons.setdefault(unit, "a constant table")
+
+
+@dataclass
+class _Family:
+    """Groups that are permuted together. A group is an array (components, units): units are exchanged within a row, and
+    whole rows with each other.
+
+    `several`: whether there are several components; then the first group holds a block of each, one to a row.
+    """
+
+    groups: list[Index]
+    several: bool = False
+
+    @property
+    def units(self) -> list[int]:
+        return [unit for group in self.groups for unit in group.reshape(-1).tolist()]
+
+    def sort(self, first: dict[int, int]) -> None:
+        """Order units within rows, and rows, by their first owned id."""
+        never = len(first) + max(first.values(), default=0) + 1
+        keys = [np.vectorize(lambda unit: first.get(int(unit), never))(group) for group in self.groups]
+        orders = [np.argsort(key, axis=1, kind="stable") for key in keys]
+        rows = np.argsort(np.min([key.min(1) for key in keys], axis=0), kind="stable")
+        self.groups = [np.take_along_axis(g, order, 1)[rows] for g, order in zip(self.groups, orders, strict=True)]
+
+
+class _Families:
+    """Groups of exchangeable units: those in no block that could move, those within one component, those of like
+    components.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        unit_of: Index,
+        reasons: dict[int, str],
+        owned: Owned,
+        rank: Index,
+        structure: NDArray[np.uint64],
+    ) -> None:
+        self.unit_of, self.reasons, self.owned, self.rank, self.structure = unit_of, reasons, owned, rank, structure
+        self.inside, self.is_block, self.pinned = self._memberships(trace)
+        self.lies_in: dict[int, list[tuple[int, int]]] = defaultdict(
+            list
+        )  # unit -> (rank of its id there, the block's id)
+        for unit, block_id, position in self.inside.tolist():
+            self.lies_in[unit].append((position, block_id))
+
+    def all(self) -> list[_Family]:
+        """Every family, in the order of its first id."""
+        components = self._components()
+        in_component = {unit for members in components for unit in members}
+        alone: dict[Signature, list[int]] = defaultdict(list)
+        for unit in self.owned:
+            if not self.pinned[unit] and unit not in in_component:
+                alone[self._signature(unit, {})].append(unit)
+        families = [_Family([np.array([units])]) for units in alone.values() if len(units) > 1]
+        alike: dict[frozenset, list[dict[Signature, list[int]]]] = defaultdict(list)
+        for members in components:
+            by_signature = self._by_signature(members)
+            alike[frozenset((key, len(units)) for key, units in by_signature.items())].append(by_signature)
+        for parts in alike.values():
+            groups = [np.array([part[key] for part in parts]) for key in parts[0]]
+            if len(parts) > 1:
+                families.append(_Family(groups, several=True))
+            else:
+                families += [_Family([group]) for group in groups if group.size > 1]
+        first = {unit: int(ids.min()) for unit, (_, ids) in self.owned.items()}
+        for family in families:
+            family.sort(first)
+        never = len(self.unit_of)
+        return sorted(families, key=lambda family: min(first.get(unit, never) for unit in family.units))
+
+    def _memberships(self, trace: Trace) -> tuple[Index, dict[int, list[tuple[int, int]]], NDArray[np.bool_]]:
+        """Which unit lies in which block, (n, 3): a unit, the id of a block that one of its ids lies in, that id's
+        rank; which blocks a unit is: number of the record, and rank; and which units are pinned (`reasons` grows).
+        """
+        inside = np.zeros((0, 3), dtype=np.int64)
+        is_block: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number, (members, own) in enumerate(trace.blocks):
+            blocks = np.broadcast_to(own.numpy()[:, None], members.shape)
+            found = np.stack([self.unit_of[members.numpy()], blocks, self.rank[members.numpy()]], -1)
+            inside = np.concatenate([inside, np.unique(found.reshape(-1, 3), axis=0)])
+            for block_id in own.tolist():
+                is_block[int(self.unit_of[block_id])].append((number, int(self.rank[block_id])))
+        pinned = np.zeros(self.unit_of.max() + 1, dtype=bool)
+        pinned[list(self.reasons)] = True
+        while len(stuck := inside[pinned[inside[:, 0]] & ~pinned[self.unit_of[inside[:, 1]]], 1]):
+            for unit in self.unit_of[stuck].tolist():  # a block that holds a pinned unit is pinned
+                pinned[unit] = True
+                self.reasons.setdefault(unit, "a set that holds a fixed unit")
+        return inside, is_block, pinned
+
+    def _components(self) -> list[list[int]]:
+        """Units that are linked by blocks that may move, and these blocks."""
+        pairs = np.stack([self.inside[:, 0], self.unit_of[self.inside[:, 1]]], 1)
+        pairs = pairs[~self.pinned[pairs[:, 1]]]
+        ones = np.ones(len(pairs), dtype=np.int8)
+        graph = coo_matrix((ones, tuple(pairs.T)), shape=(len(self.pinned), len(self.pinned)))
+        component = connected_components(graph, directed=False)[1]
+        found: dict[int, list[int]] = defaultdict(list)
+        for unit in np.unique(pairs).tolist():
+            found[int(component[unit])].append(unit)
+        return list(found.values())
+
+    def _by_signature(self, members: list[int]) -> dict[Signature, list[int]]:
+        """The units of one component by what tells them apart; its blocks come first."""
+        blocks = sorted((u for u in members if self.is_block.get(u)), key=lambda u: (sorted(self.is_block[u]), u))
+        position = {unit: number for number, unit in enumerate(blocks)}
+        found: dict[Signature, list[int]] = defaultdict(list)
+        for unit in [*blocks, *(unit for unit in members if unit not in position)]:
+            found[self._signature(unit, position)].append(unit)
+        return found
+
+    def _signature(self, unit: int, position: dict[int, int]) -> Signature:
+        """What tells a unit from others.
+
+        Args:
+            position: the blocks of its component; all other blocks are pinned, and told apart by their ids.
+        """
+        movable, pinned = [], []
+        for rank, block_id in self.lies_in[unit]:
+            at = position.get(int(self.unit_of[block_id]))
+            if at is None:
+                pinned.append((rank, block_id))
+            else:
+                movable.append((rank, at, int(self.rank[block_id])))
+        axes = self.owned[unit][0] if unit in self.owned else ()
+        own_blocks = tuple(sorted(self.is_block[unit])) if unit in position else ()
+        where = tuple(sorted(pinned)), tuple(sorted(movable))
+        return (axes, int(self.structure[unit])), *where, own_blocks, position.get(unit)
+
+
+def _named_groups(trace: Trace, families: list[_Family], owned: Owned, units: int) -> tuple[list[Group], Index]:
+    """The groups that own parameters and those of their blocks; the group and element of every unit, (units, 2)."""
+    element_of = np.full((units, 2), -1, dtype=np.int64)
     groups: list[Group] = []
     for family in families:
-        found = [(members, _axes(trace, members, slots)) for members in family.orbits]
+        found = [(members, _axes(trace, members, owned)) for members in family.groups]
         named = [axes for _, axes in found if axes]
         if not named:
             continue
-        blocks = len(family.orbits[0]) if family.sets else 1
+        blocks = len(family.groups[0]) if family.several else 1
         outer = None
         for number, (members, axes) in enumerate(found):
-            is_outer = family.sets and number == 0
+            is_outer = family.several and number == 0
             if not axes and not is_outer:
                 continue
             name = _name(axes[0].parameter if axes else f"{named[0][0].parameter.rpartition('.')[0]}.blocks.", groups)
             outer = name if is_outer else outer
             flat = members.reshape(-1)
-            place[flat] = np.stack([np.full(len(flat), len(groups)), np.arange(len(flat))], 1)
+            element_of[flat] = np.stack([np.full(len(flat), len(groups)), np.arange(len(flat))], 1)
             groups.append(Group(name, len(flat), axes, blocks, outer))
-    layers = {name: units for name, site in trace.outputs.items() if (units := _units(site, classes, place))}
-    reads = {name: units for name, site in trace.inputs.items() if (units := _units(site, classes, place))}
-    pinned = []
-    for axis in trace.axes:
-        held = [c for c in classes[axis.first : axis.first + axis.length].tolist() if c in reasons]
-        if held and not axis.parameter.startswith(EQUAL):
-            pinned.append(Pinned(axis.parameter, axis.axis, len(held), reasons[held[0]]))
-    return PermutationGroups(tuple(groups), layers, reads, tuple(pinned), trace.unknown)
+    return groups, element_of
 
 
-def _classes(trace: Trace) -> tuple[Index, dict[int, str]]:
-    """The class of every label under the ties, and why a class is pinned where it is."""
-    ties = torch.cat([torch.zeros(2, 1, dtype=torch.long), *trace.ties], 1).numpy()
-    one, other = ties[:, (ties != FIXED).all(0)]
-    ones = np.ones(len(one), dtype=np.int8)
-    graph = coo_matrix((ones, (one, other)), shape=(trace.labels, trace.labels))
-    classes = connected_components(graph, directed=False)[1].astype(np.int64)
-    reasons = {int(classes[FIXED]): "fixed"}
-    for labels, why in trace.pins:
-        for number in classes[labels.numpy()].tolist():
-            reasons.setdefault(number, why)
-    meets_fixed = ties[:, (ties == FIXED).any(0)].max(0)
-    for number in classes[meets_fixed].tolist():
-        reasons.setdefault(number, "joined with a fixed element")
-    return classes, reasons
-
-
-def _slots_of(classes: Index, kinds: Index, rank: Index) -> dict[int, tuple[tuple[int, ...], Index]]:
-    """For every class with slots the axes that they lie on and their labels, in an order that is parallel in all classes."""
-    slots = np.flatnonzero(kinds >= 0)
-    slots = slots[np.lexsort((rank[slots], kinds[slots], classes[slots]))]
-    starts = np.flatnonzero(np.diff(classes[slots])) + 1
-    parts = np.split(slots, starts) if len(slots) else []
-    return {int(classes[part[0]]): (tuple(kinds[part].tolist()), part) for part in parts}
-
-
-@dataclass
-class _Family:
-    """Orbits (blocks, members): classes that exchange within a row, and whole rows with each other.
-
-    `sets`: whether there are several rows; then the first orbit holds a set of each, one to a row.
-    """
-
-    orbits: list[Index]
-    sets: bool = False
-
-    @property
-    def numbers(self) -> list[int]:
-        return [number for orbit in self.orbits for number in orbit.reshape(-1).tolist()]
-
-    def sort(self, first: dict[int, int]) -> None:
-        """Order members, and rows, by the first slot that they own."""
-        never = len(first) + max(first.values(), default=0) + 1
-        keys = [np.vectorize(lambda number: first.get(int(number), never))(orbit) for orbit in self.orbits]
-        orders = [np.argsort(key, axis=1, kind="stable") for key in keys]
-        rows = np.argsort(np.min([key.min(1) for key in keys], axis=0), kind="stable")
-        self.orbits = [np.take_along_axis(o, order, 1)[rows] for o, order in zip(self.orbits, orders, strict=True)]
-
-
-def _families(
-    trace: Trace, classes: Index, reasons: dict[int, str], owned: dict[int, tuple[tuple[int, ...], int]], rank: Index,
-    code: NDArray[np.uint64],
-) -> list[_Family]:  # fmt: skip
-    """Orbits of free classes: those in no set that could move, those within one component, those of like components."""
-    pairs, stands, pinned = _memberships(trace, classes, reasons, rank)
-    inside: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for member, label, place in pairs.tolist():
-        inside[member].append((place, label))
-
-    movable = np.stack([pairs[:, 0], classes[pairs[:, 1]]], 1)[~pinned[classes[pairs[:, 1]]]]
-    ones = np.ones(len(movable), dtype=np.int8)
-    graph = coo_matrix((ones, tuple(movable.T)), shape=(len(pinned), len(pinned)))
-    component = connected_components(graph, directed=False)[1]
-    components: dict[int, list[int]] = defaultdict(list)
-    for number in np.unique(movable).tolist():
-        components[int(component[number])].append(number)
-
-    def signature(number: int, local: dict[int, int]) -> Signature:
-        around, fixed = [], []
-        for place, label in inside[number]:
-            at = local.get(int(classes[label]))
-            if at is None:
-                fixed.append((place, label))
-            else:
-                around.append((place, at, int(rank[label])))
-        tags = tuple(sorted(stands[number])) if number in local else ()
-        return (
-            owned.get(number, ((), int(code[number]))),
-            tuple(sorted(fixed)),
-            tuple(sorted(around)),
-            tags,
-            local.get(number),
-        )
-
-    alone: dict[Signature, list[int]] = defaultdict(list)
-    for number in owned:
-        if not pinned[number] and int(component[number]) not in components:
-            alone[signature(number, {})].append(number)
-    families = [_Family([np.array([members])]) for members in alone.values() if len(members) > 1]
-
-    alike: dict[frozenset, list[dict[Signature, list[int]]]] = defaultdict(list)
-    for members in components.values():
-        sets = sorted((n for n in members if stands.get(n)), key=lambda n: (sorted(stands[n]), n))
-        local = {number: place for place, number in enumerate(sets)}
-        by_signature: dict[Signature, list[int]] = defaultdict(list)
-        for number in [*sets, *(n for n in members if n not in local)]:
-            by_signature[signature(number, local)].append(number)
-        alike[frozenset((key, len(found)) for key, found in by_signature.items())].append(by_signature)
-    for parts in alike.values():
-        orbits = [np.array([part[key] for part in parts]) for key in parts[0]]
-        if len(parts) > 1:
-            families.append(_Family(orbits, sets=True))
-        else:
-            families += [_Family([orbit]) for orbit in orbits if orbit.size > 1]
-    return families
-
-
-def _memberships(
-    trace: Trace, classes: Index, reasons: dict[int, str], rank: Index
-) -> tuple[Index, dict[int, list[tuple[int, int]]], NDArray[np.bool_]]:
-    """Who lies in which set, (n, 3): a class, the label of a set that one of its labels lies in, that label's rank; which
-    sets a class stands for: tags, and the ranks of its labels there; and which classes are pinned (`reasons` grows)."""
-    pairs = np.zeros((0, 3), dtype=np.int64)
-    stands: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, (members, own) in enumerate(trace.tags):
-        inside_of = np.broadcast_to(own.numpy()[:, None], members.shape)
-        pair = np.stack([classes[members.numpy()], inside_of, rank[members.numpy()]], -1)
-        pairs = np.concatenate([pairs, np.unique(pair.reshape(-1, 3), axis=0)])
-        for label in own.tolist():
-            stands[int(classes[label])].append((number, int(rank[label])))
-    pinned = np.zeros(classes.max() + 1, dtype=bool)
-    pinned[list(reasons)] = True
-    while len(held := pairs[pinned[pairs[:, 0]] & ~pinned[classes[pairs[:, 1]]], 1]):
-        for number in classes[held].tolist():  # a set that holds a fixed unit stays
-            pinned[number] = True
-            reasons.setdefault(number, "a set that holds a fixed unit")
-    return pairs, stands, pinned
-
-
-def _axes(trace: Trace, members: Index, slots: dict[int, tuple[tuple[int, ...], Index]]) -> tuple[GroupAxis, ...]:
-    """The parameter axes of an orbit, with the coordinates that each of its classes owns there."""
+def _axes(trace: Trace, members: Index, owned: Owned) -> tuple[GroupAxis, ...]:
+    """The parameter axes of a group, with the indices that each of its units owns there."""
     flat = members.reshape(-1).tolist()
-    if flat[0] not in slots:
+    if flat[0] not in owned:
         return ()
-    kinds, _ = slots[flat[0]]
-    owned = np.stack([slots[number][1] for number in flat])
-    used = {(axis.parameter, axis.axis) for axis in trace.axes if axis.blocks == 1}
+    numbers, _ = owned[flat[0]]
+    ids = np.stack([owned[unit][1] for unit in flat])
+    unblocked = {(axis.parameter, axis.axis) for axis in trace.axes if axis.blocks == 1}
     found = []
-    for kind in dict.fromkeys(kinds):
-        axis = trace.axes[kind]
-        shadowed = axis.blocks > 1 and (axis.parameter, axis.axis) in used
-        if not axis.parameter.startswith(EQUAL) and not shadowed:
-            columns = np.array(kinds) == kind
-            found.append(GroupAxis(axis.parameter, axis.axis, axis.blocks, owned[:, columns] - axis.first))
+    for number in dict.fromkeys(numbers):
+        axis = trace.axes[number]
+        twice = axis.blocks > 1 and (axis.parameter, axis.axis) in unblocked
+        if not axis.parameter.startswith(NO_PARAMETER) and not twice:
+            columns = np.array(numbers) == number
+            found.append(GroupAxis(axis.parameter, axis.axis, axis.blocks, ids[:, columns] - axis.first_id))
     return tuple(found)
 
 
@@ -226,19 +274,35 @@ def _name(parameter: str, groups: Iterable[Group]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _units(site: Site, classes: Index, place: Index) -> LayerUnits | None:
-    """Group and element of each unit along the site's channel axis; None where units are not one axis."""
-    if not site.shape or site.shape[site.channel_axis] < 1:
+def _pinned_axes(trace: Trace, unit_of: Index, reasons: dict[int, str]) -> tuple[Pinned, ...]:
+    """For every parameter axis how many of its indices may not move, and why the first of them may not."""
+    found = []
+    for axis in trace.axes:
+        pinned = [unit for unit in unit_of[axis.first_id : axis.first_id + axis.length].tolist() if unit in reasons]
+        if pinned and not axis.parameter.startswith(NO_PARAMETER):
+            found.append(Pinned(axis.parameter, axis.axis, len(pinned), reasons[pinned[0]]))
+    return tuple(found)
+
+
+def _layers(tensors: dict[str, ModuleTensor], unit_of: Index, element_of: Index) -> dict[str, LayerUnits]:
+    """Group and element of each unit of every module whose units lie along one axis."""
+    found = {name: layer_units(tensor, unit_of, element_of) for name, tensor in tensors.items()}
+    return {name: units for name, units in found.items() if units is not None}
+
+
+def layer_units(tensor: ModuleTensor, unit_of: Index, element_of: Index) -> LayerUnits | None:
+    """Group and element of each unit along the tensor's channel axis; None where units are not along one axis."""
+    axis = tensor.channel_axis
+    if not tensor.shape or tensor.shape[axis] < 1:
         return None
-    width = site.shape[site.channel_axis]
-    group, element = np.full(width, -1, dtype=np.int64), np.full(width, -1, dtype=np.int64)
-    for factor in site.factors:
-        if varies(factor) - {site.channel_axis}:
-            if site.channel_axis in varies(factor):
+    group, element = np.full((2, tensor.shape[axis]), -1, dtype=np.int64)
+    for ids in tensor.ids:
+        if axes_of(ids) - {axis}:
+            if axis in axes_of(ids):
                 return None
             continue
-        labels = factor.reshape(-1).numpy()
-        found = place[classes[labels]]
-        found[labels == FIXED] = -1
+        flat = ids.reshape(-1).numpy()
+        found = element_of[unit_of[flat]]
+        found[flat == PINNED] = -1
         group, element = found[:, 0].copy(), found[:, 1].copy()
-    return LayerUnits(width, site.channel_axis, group, element)
+    return LayerUnits(tensor.shape[axis], axis, group, element)

@@ -12,8 +12,7 @@ from torch import nn
 from featviz.errors import AlignmentError
 from featviz.symmetry.groups import Group, Index, LayerUnits, PermutationGroups, Pinned
 from featviz.symmetry.permute import permute_module, random_permutations
-from featviz.symmetry.propagation import tensors_of
-from featviz.tensors import named_tensors
+from featviz.tensors import named_tensors, tensors_of
 
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 

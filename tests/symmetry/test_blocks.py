@@ -14,7 +14,7 @@ from featviz.config import AlignConfig
 from featviz.matching.assignment import assign_blocks
 from featviz.matching.weights import Evidence, match_weights
 from featviz.symmetry.discovery import permutation_groups
-from featviz.symmetry.permute import in_blocks, moved_blocks
+from featviz.symmetry.permute import permutation_of_blocks, permutation_of_whole_blocks
 
 IMAGE = (1, 3, 8, 8)
 
@@ -66,8 +66,8 @@ def test_blocks_are_moved_whole():
         size = group.size // group.blocks
         assert (perms[group.name].reshape(-1, size) // size == perms[blocks.name][:, None]).all()
     outer = np.array([2, 0, 1])
-    assert moved_blocks(outer, 6).tolist() == [4, 5, 0, 1, 2, 3]
-    assert in_blocks(outer, np.array([[1, 0], [0, 1], [1, 0]])).tolist() == [5, 4, 0, 1, 3, 2]
+    assert permutation_of_whole_blocks(outer, 6).tolist() == [4, 5, 0, 1, 2, 3]
+    assert permutation_of_blocks(outer, np.array([[1, 0], [0, 1], [1, 0]])).tolist() == [5, 4, 0, 1, 3, 2]
 
 
 def test_assignment_of_blocks_equals_brute_force():
@@ -113,7 +113,7 @@ def allowed(family, outer):
     for group in family:
         orders = list(itertools.permutations(range(group.size // group.blocks)))
         inner = itertools.product(orders, repeat=group.blocks)
-        per_group.append([(group.name, in_blocks(outer, np.array(orders))) for orders in inner])
+        per_group.append([(group.name, permutation_of_blocks(outer, np.array(orders))) for orders in inner])
     return [dict(chosen) for chosen in itertools.product(*per_group)]
 
 

@@ -1,74 +1,108 @@
-"""Label rules for elementwise operators: factors over the same axes move together, and a fixed partner holds."""
+"""Rules of elementwise operators: add, multiply, ReLU, gates.
+
+x + y, x and y (1, 4, 8, 8) with ids 1 2 3 4 and 5 6 7 8: 1 is the same unit as 5, ... and the sum has ids 1 2 3 4.
+x + c, c a fixed vector over the channels with different values: 1 2 3 4 are pinned. With equal values nothing happens.
+scores (heads, tokens, tokens) * scale (heads, 1, 1): both have an id for each head, which are the same.
+"""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
-from featviz.symmetry.propagation import Propagation, varies
+from featviz.symmetry.rules.registry import Call, rule, rule_of_kind
+from featviz.symmetry.unit_tracer import UnitTracer, axes_of
+
+aten = torch.ops.aten
 
 
-def pointwise(mode: Propagation, out: Tensor, operands: Sequence[Tensor]) -> None:
-    """Elementwise after broadcasting: factors over the same axes are tied, one that meets a fixed operand is held."""
+def _is_elementwise(operator: OpOverload) -> bool:
+    """By torch's tags; an in-place operator has those of the operator without its last underscore."""
+    if operator.is_view:
+        return False
+    if torch.Tag.pointwise in operator.tags:
+        return True
+    name = operator._schema.name.rpartition("::")[2]
+    if operator.namespace != "aten" or not name.endswith("_"):
+        return False
+    functional = getattr(aten, name.rstrip("_"), None)
+    overloads = [getattr(functional, overload) for overload in functional.overloads()] if functional else []
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+
+
+@rule_of_kind(_is_elementwise)
+@rule(aten.hardswish, aten.hardswish_, aten._prelu_kernel, aten.dropout, aten.bernoulli)  # not tagged in torch
+def elementwise(tracer: UnitTracer, call: Call) -> None:
+    """Each element of the output is the same function of the elements at its index in the inputs (broadcast)."""
+    combine(tracer, call.out, call.inputs)
+
+
+def combine(tracer: UnitTracer, out: Tensor, operands: Sequence[Tensor]) -> None:
+    """Set the ids of an elementwise output: ids of different operands over the same axes are the same units, and those
+    that meet a fixed operand are pinned.
+    """
     shapes = [(1,) * (out.dim() - t.dim()) + tuple(t.shape) for t in operands]
     result: list[Tensor] = []
-    owners: list[set[int]] = []
-    for number, tensor in enumerate(operands):
-        for factor in mode.factors(tensor):
-            aligned = factor.reshape((1,) * (out.dim() - factor.dim()) + tuple(factor.shape))
+    owners: list[set[int]] = []  # for each id tensor of the result, the operands that have it
+    for number, operand in enumerate(operands):
+        for ids in tracer.ids_of(operand):
+            ids = ids.reshape((1,) * (out.dim() - ids.dim()) + tuple(ids.shape))
             for at, other in enumerate(result):
-                if other.shape == aligned.shape and number not in owners[at]:
-                    mode.tie(other, aligned)
+                if other.shape == ids.shape and number not in owners[at]:
+                    tracer.same_unit(other, ids)
                     owners[at].add(number)
                     break
             else:
-                result.append(aligned)
+                result.append(ids)
                 owners.append({number})
-    _nest(mode, result, owners)
+    _join_nested(tracer, result, owners)
     kept = []
-    for factor, owner in zip(result, owners, strict=True):
-        axes = varies(factor)
-        held: set[int] = set()
+    for ids, owner in zip(result, owners, strict=True):
+        axes = axes_of(ids)
+        fixed: set[int] = set()  # axes along which an operand without these ids has different values
         for number, shape in enumerate(shapes):
             if number not in owner:
-                held |= {a for a in axes if shape[a] > 1 and not uniform(mode, operands[number], a - out.dim())}
-        if held == axes:
-            mode.pin((factor,), f"meets a fixed tensor in {mode.module or 'the network'}")
+                fixed |= {a for a in axes if shape[a] > 1 and not tracer.is_uniform(operands[number], a - out.dim())}
+        if fixed == axes:
+            tracer.pin([ids], f"meets a fixed tensor in {tracer.where}")
             continue
-        if held:
-            mode.pin((mode.tag(factor, sorted(held)),), f"meets a fixed tensor in {mode.module or 'the network'}")
-        kept.append(factor)
-    mode.put(out, kept)
+        if fixed:
+            tracer.pin([tracer.block_ids(ids, sorted(fixed))], f"meets a fixed tensor in {tracer.where}")
+        kept.append(ids)
+    tracer.set_ids(out, kept)
 
 
-def _nest(mode: Propagation, factors: list[Tensor], owners: list[set[int]]) -> None:
-    """Factors of different operands, one over some of the other's axes: of (heads, coordinates) and (heads,) the second moves
-    with the sets of the first, of (heads, coordinates) and (coordinates,) all heads move alike. In place."""
-    for small in sorted(range(len(factors)), key=lambda number: len(varies(factors[number]))):
-        for big in range(len(factors)):
-            inner, outer = varies(factors[small]), varies(factors[big])
+def _join_nested(tracer: UnitTracer, found: list[Tensor], owners: list[set[int]]) -> None:
+    """Join, in place, id tensors of different operands where one varies on some of the other's axes.
+
+    (heads,) and (heads, coordinates): the first holds the blocks of the second.
+    (coordinates,) and (heads, coordinates): the coordinates of all heads are permuted alike.
+    """
+    for small in sorted(range(len(found)), key=lambda number: len(axes_of(found[number]))):
+        for big in range(len(found)):
+            inner, outer = axes_of(found[small]), axes_of(found[big])
             if not inner < outer or owners[small] & owners[big]:
                 continue
             if max(inner) < min(outer - inner):
-                mode.tie(mode.tag(factors[big], sorted(inner)), factors[small])
+                tracer.same_unit(tracer.block_ids(found[big], sorted(inner)), found[small])
                 owners[big] |= owners[small]
-                factors[small], owners[small] = factors[big], owners[big]
+                found[small], owners[small] = found[big], owners[big]
             else:
-                mode.tie(factors[big], factors[small])
+                tracer.same_unit(found[big], found[small])
                 owners[small] |= owners[big]
-                factors[big], owners[big] = factors[small], owners[small]
-    alone = [n for n in range(len(factors)) if not any(factors[n] is factors[m] for m in range(n))]
-    factors[:], owners[:] = [factors[n] for n in alone], [owners[n] for n in alone]
+                found[big], owners[big] = found[small], owners[small]
+    distinct = [n for n in range(len(found)) if not any(found[n] is found[m] for m in range(n))]
+    found[:], owners[:] = [found[n] for n in distinct], [owners[n] for n in distinct]
 
 
-def uniform(mode: Propagation, tensor: Tensor, axis: int) -> bool:
-    """Whether a constant has the same value all along an axis (counted from the end)."""
-    return mode.is_constant(tensor) and bool((tensor == tensor.narrow(axis, 0, 1)).all())
-
-
-def tie_or_pin(mode: Propagation, ones: Sequence[Tensor], others: Sequence[Tensor], where: str) -> None:
-    """Tie factor by factor; where one side has none it is fixed, and holds the other."""
-    if len(ones) == len(others):
-        for one, other in zip(ones, others, strict=True):
-            mode.tie(one, other)
-    else:
-        mode.pin((*ones, *others), f"meets a fixed tensor in {where}")
+@rule(aten.glu)
+def glu(tracer: UnitTracer, call: Call) -> None:
+    """x[:n] * sigmoid(x[n:]) along `dim`: unit i and unit n + i are permuted alike."""
+    dim, found = call["dim"] % call.out.dim(), []
+    for ids in tracer.ids_of(call["self"]):
+        if dim in axes_of(ids):
+            ids, gates = ids.chunk(2, dim)
+            tracer.same_unit(ids, gates)
+        found.append(ids)
+    tracer.set_ids(call.out, found)

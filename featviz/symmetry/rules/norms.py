@@ -1,91 +1,116 @@
-"""Label rules for norms, softmax and reductions: a set that is summed over as a whole may be permuted within."""
+"""Rules of norms, softmax and reductions: what is summed over as a whole is a block, within which units may be
+exchanged.
+
+x.mean((2, 3)), ids (1, 4, 1, 1): the axes of the mean have no ids, and the channels' go on as (1, 4).
+x.sum(1): channels 1 2 3 4 may be exchanged with each other, and with nothing else: they are one block.
+GroupNorm(2, 4): channels 1 2 and 3 4 are two blocks, and the weight's ids are the same units as the channels.
+"""
 
 from collections.abc import Sequence
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from featviz.symmetry.propagation import Propagation, tensors_of, varies
-from featviz.symmetry.rules.elementwise import pointwise, tie_or_pin
+from featviz.symmetry.rules.elementwise import combine
+from featviz.symmetry.rules.registry import Call, rule
+from featviz.symmetry.unit_tracer import UnitTracer, axes_of
+
+aten = torch.ops.aten
 
 
-def reduce(mode: Propagation, named: dict, out: Any) -> None:
-    source, outs = named["self"], tensors_of(out)
-    dims = named.get("dim")
+@rule(
+    aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.prod, aten.linalg_vector_norm, aten.norm,
+    aten.logsumexp, aten.nansum, aten.var_mean, aten.std_mean,
+)  # fmt: skip
+def reduction(tracer: UnitTracer, call: Call) -> None:
+    """A symmetric function of all elements along `dim` (of the whole tensor where it is None or empty)."""
+    source, outs = call["self"], call.outputs
+    dims = call.get("dim")
     if dims is None or dims == []:
         dims = list(range(source.dim()))
     dims = {d % source.dim() for d in ([dims] if isinstance(dims, int) else dims)}
-    keep = outs[0].dim() == source.dim()
-    result = []
-    for factor in mode.factors(source):
-        axes = varies(factor)
+    keeps_axes = outs[0].dim() == source.dim()
+    found = []
+    for ids in tracer.ids_of(source):
+        axes = axes_of(ids)
         if axes <= dims:
-            mode.tag(factor, ())
+            tracer.block_ids(ids, ())
             continue
         if axes & dims:
-            factor = mode.tag(factor, sorted(axes - dims))
-        if not keep:
-            factor = factor.reshape([n for a, n in enumerate(factor.shape) if a not in dims])
-        result.append(factor)
-    for tensor in outs:
-        mode.put(tensor, result)
+            ids = tracer.block_ids(ids, sorted(axes - dims))
+        if not keeps_axes:
+            ids = ids.reshape([n for a, n in enumerate(ids.shape) if a not in dims])
+        found.append(ids)
+    for out in outs:
+        tracer.set_ids(out, found)
 
 
-def softmax(mode: Propagation, named: dict, out: Tensor) -> None:
-    dim = named["dim"] % out.dim()
-    for factor in mode.factors(named["self"]):
-        axes = varies(factor)
-        if dim in axes:
-            mode.tag(factor, sorted(axes - {dim}))
-    mode.put(out, mode.factors(named["self"]))
+@rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
+def softmax(tracer: UnitTracer, call: Call) -> None:
+    """Each element over the sum along `dim`: that axis is a block."""
+    dim = call["dim"] % call.out.dim()
+    for ids in tracer.ids_of(call["self"]):
+        if dim in axes_of(ids):
+            tracer.block_ids(ids, sorted(axes_of(ids) - {dim}))
+    tracer.set_ids(call.out, tracer.ids_of(call["self"]))
 
 
-def batch_norm(mode: Propagation, named: dict, out: Any) -> None:
-    x = named["input"]
-    result = []
-    for factor in mode.factors(x):
-        if 1 in varies(factor):
-            factor = mode.constant_along(factor, sorted(varies(factor) - {1}))
-        result.append(factor)
-    labels = [f.reshape(-1) for f in result if varies(f) == {1}]
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        own = named.get(name)
-        if own is not None:
-            tie_or_pin(mode, labels, mode.factors(own), mode.module or "the network")
-    _put_first(mode, out, result)
+@rule(
+    aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit,
+    aten._batch_norm_no_update, aten.cudnn_batch_norm,
+)  # fmt: skip
+def batch_norm(tracer: UnitTracer, call: Call) -> None:
+    """Each channel by itself; weight, bias and running statistics have its units."""
+    found = []
+    for ids in tracer.ids_of(call["input"]):
+        if 1 in axes_of(ids):
+            ids = tracer.same_along(ids, sorted(axes_of(ids) - {1}))
+        found.append(ids)
+    _same_as_affine(tracer, call, found, ("weight", "bias", "running_mean", "running_var"))
+    _set_first(tracer, call, found)
 
 
-def layer_norm(mode: Propagation, named: dict, out: Any) -> None:
-    x, shape = named["input"], named["normalized_shape"]
+@rule(aten.native_layer_norm, aten._fused_rms_norm)
+def layer_norm(tracer: UnitTracer, call: Call) -> None:
+    """The normalised axes (the last ones) are a block; then an elementwise product with the weight, and a sum with the
+    bias.
+    """
+    x, shape = call["input"], call["normalized_shape"]
     normalised = set(range(x.dim() - len(shape), x.dim()))
-    for factor in mode.factors(x):
-        if varies(factor) & normalised:
-            mode.tag(factor, sorted(varies(factor) - normalised))
-    first, *_ = tensors_of(out)
-    affine = [t for t in (named.get("weight"), named.get("bias")) if t is not None]
-    pointwise(mode, first, [x, *affine])
-    _put_first(mode, out, mode.factors(first))
+    for ids in tracer.ids_of(x):
+        if axes_of(ids) & normalised:
+            tracer.block_ids(ids, sorted(axes_of(ids) - normalised))
+    first = call.outputs[0]
+    affine = [t for t in (call.get("weight"), call.get("bias")) if t is not None]
+    combine(tracer, first, [x, *affine])
+    _set_first(tracer, call, tracer.ids_of(first))
 
 
-def group_norm(mode: Propagation, named: dict, out: Any) -> None:
-    blocks, channels = named["group"], named["C"]
-    result = []
-    for factor in mode.factors(named["input"]):
-        factor = mode.constant_along(factor, sorted(varies(factor) - {1}))
-        if 1 < blocks < channels:
-            mode.tag(factor.reshape(blocks, -1), [0])
-        elif blocks == 1:
-            mode.tag(factor, ())
-        result.append(factor)
-    labels = [f.reshape(-1) for f in result if varies(f) == {1}]
-    for own in (t for t in (named.get("weight"), named.get("bias")) if t is not None):
-        tie_or_pin(mode, labels, mode.factors(own), mode.module or "the network")
-    _put_first(mode, out, result)
+@rule(aten.native_group_norm)
+def group_norm(tracer: UnitTracer, call: Call) -> None:
+    """Each group of channels is a block; an InstanceNorm (as many groups as channels) leaves them free."""
+    blocks, channels = call["group"], call["C"]
+    found = []
+    for ids in tracer.ids_of(call["input"]):
+        ids = tracer.same_along(ids, sorted(axes_of(ids) - {1}))
+        if blocks < channels and 1 in axes_of(ids):
+            tracer.block_ids(ids.reshape(blocks, -1), [0])
+        found.append(ids)
+    _same_as_affine(tracer, call, found, ("weight", "bias"))
+    _set_first(tracer, call, found)
 
 
-def _put_first(mode: Propagation, out: Any, factors: Sequence[Tensor]) -> None:
-    """A norm's output; the statistics that come with it carry no units."""
-    first, *others = tensors_of(out)
-    mode.put(first, factors)
+def _same_as_affine(tracer: UnitTracer, call: Call, found: Sequence[Tensor], names: Sequence[str]) -> None:
+    """The channels are the units of the norm's vectors."""
+    channels = [ids.reshape(-1) for ids in found if axes_of(ids) == {1}]
+    for vector in (call.get(name) for name in names):
+        if vector is not None:
+            tracer.same_units_or_pin(channels, tracer.ids_of(vector))
+
+
+def _set_first(tracer: UnitTracer, call: Call, found: Sequence[Tensor]) -> None:
+    """The ids of a norm's output; the statistics that come with it carry none."""
+    first, *others = call.outputs
+    tracer.set_ids(first, found)
     for tensor in others:
-        mode.put(tensor, ())
+        tracer.set_ids(tensor, ())
