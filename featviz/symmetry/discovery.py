@@ -46,9 +46,15 @@ def private_copy(model: nn.Module, example_input: object, dtype: torch.dtype) ->
     """A copy of the network on the CPU in eval mode, and the arguments for it, with all floats in `dtype`."""
 
     def moved(value: object) -> object:
-        if not isinstance(value, Tensor):
-            return value
-        return value.detach().to("cpu", dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor):
+            return value.detach().to("cpu", dtype if value.is_floating_point() else None)
+        return tuple(moved(item) for item in value) if isinstance(value, tuple) else value
 
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    return copy_of(model).to("cpu", dtype).eval(), tuple(moved(value) for value in inputs)
+    made = copy_of(model).eval()
+    buffers = [(own, key, id(b)) for own in (m._buffers for m in made.modules()) for key, b in own.items()]
+    made.to("cpu", dtype)
+    converted: dict[int, Tensor | None] = {}
+    for own, key, number in buffers:  # torch converts a buffer that modules share once for each of them
+        own[key] = converted.setdefault(number, own[key])
+    return made, tuple(moved(value) for value in inputs)

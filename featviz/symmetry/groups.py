@@ -4,8 +4,8 @@ Unit i of a group owns indices of parameter axes (`GroupAxis.index[i]`); a chann
 (`LayerUnits`). `discovery.py` finds them, `permute.py` applies permutations to them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,22 @@ class PermutationGroups:
     def sizes(self) -> dict[str, int]:
         """Group name -> number of units."""
         return {group.name: group.size for group in self.groups}
+
+    def keeping(self, numbers: Sequence[int]) -> "PermutationGroups":
+        """The groups of these numbers alone; units of the others may not be permuted."""
+        renumbered = np.full(len(self.groups) + 1, -1, dtype=np.int64)
+        renumbered[list(numbers)] = np.arange(len(numbers))
+
+        def of(units: LayerUnits) -> LayerUnits:
+            group = renumbered[units.group]
+            return replace(units, group=group, element=np.where(group < 0, -1, units.element))
+
+        return replace(
+            self,
+            groups=tuple(self.groups[number] for number in numbers),
+            layers={name: of(units) for name, units in self.layers.items()},
+            reads={name: of(units) for name, units in self.reads.items()},
+        )
 
     def modules(self, group: str) -> list[str]:
         """The modules whose output carries units of this group, in the order of the forward pass."""

@@ -18,7 +18,7 @@ Worked example, Linear(3, 2) -> ReLU -> Linear(2, 3); ids: weight rows 1 2, colu
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -240,7 +240,8 @@ def _named_groups(trace: Trace, families: list[_Family], owned: Owned, units: in
             is_outer = family.several and number == 0
             if not axes and not is_outer:
                 continue
-            name = _name(axes[0].parameter if axes else f"{named[0][0].parameter.rpartition('.')[0]}.blocks.", groups)
+            first = axes[0].parameter if axes else f"{named[0][0].parameter.rpartition('.')[0]}.blocks."
+            name = group_name(first, [group.name for group in groups])
             outer = name if is_outer else outer
             flat = members.reshape(-1)
             element_of[flat] = np.stack([np.full(len(flat), len(groups)), np.arange(len(flat))], 1)
@@ -266,10 +267,9 @@ def _axes(trace: Trace, members: Index, owned: Owned) -> tuple[GroupAxis, ...]:
     return tuple(found)
 
 
-def _name(parameter: str, groups: Iterable[Group]) -> str:
-    """The module of a parameter, numbered where another group has its name."""
+def group_name(parameter: str, taken: Collection[str]) -> str:
+    """The module of a group's first parameter, numbered where another group has that name."""
     base = parameter.rpartition(".")[0] or parameter
-    taken = {group.name for group in groups}
     names = [base, *(f"{base}#{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 

@@ -4,13 +4,14 @@ A group that changes the function is bisected out, demoted to pinned, and report
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from featviz.errors import AlignmentError
-from featviz.symmetry.groups import Group, Index, LayerUnits, PermutationGroups, Pinned
+from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
 from featviz.symmetry.permute import permute_module, random_permutations
 from featviz.tensors import named_tensors, tensors_of
 
@@ -31,24 +32,10 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
     refused = {group.name for family in _wrong(trial, inputs, found.families(), perms) for group in family}
     if not refused:
         return found
-    wrong = [number for number, group in enumerate(found) if group.name in refused]
-    keep = [number for number in range(len(found)) if number not in wrong]
-    renumber = np.full(len(found) + 1, -1, dtype=np.int64)
-    renumber[keep] = np.arange(len(keep))
-
-    def without(units: LayerUnits) -> LayerUnits:
-        group = renumber[units.group]
-        return LayerUnits(units.width, units.axis, group, np.where(group < 0, -1, units.element))
-
     reason = "permuting it changes the output (found by verification)"
-    demoted = [Pinned(a.parameter, a.axis, found.groups[n].size, reason) for n in wrong for a in found.groups[n].axes]
-    return PermutationGroups(
-        tuple(found.groups[n] for n in keep),
-        {name: without(units) for name, units in found.layers.items()},
-        {name: without(units) for name, units in found.reads.items()},
-        (*found.pinned, *demoted),
-        found.unknown,
-    )
+    pinned = [Pinned(a.parameter, a.axis, g.size, reason) for g in found if g.name in refused for a in g.axes]
+    kept = found.keeping([number for number, group in enumerate(found) if group.name not in refused])
+    return replace(kept, pinned=(*found.pinned, *pinned))
 
 
 def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
