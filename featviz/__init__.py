@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from featviz.matching.indexer import UnitMatch as UnitMatch
     from featviz.matching.multi_network import ManyAlignment as ManyAlignment
     from featviz.matching.multi_network import align_many as align_many
-    from featviz.merging.average import merge as merge
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
     from featviz.merging.barrier import loss_barrier as loss_barrier
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from featviz.merging.connectivity import layer_connectivity as layer_connectivity
     from featviz.merging.ensemble import evaluate_ensemble as evaluate_ensemble
     from featviz.merging.heads import merge_heads as merge_heads
+    from featviz.merging.merge import merge as merge
     from featviz.merging.multi_network import merge_many as merge_many
     from featviz.panel import Panel as Panel
     from featviz.panel_rendering import render_panel as render_panel

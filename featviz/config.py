@@ -182,11 +182,30 @@ class AlignConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """How two aligned networks become one."""
+    """How two aligned networks become one.
 
-    weight: float = 0.5  # of B; 0 is A, 1 is B'
+    Raises:
+        AlignmentError: a value out of its range, with the range.
+    """
+
+    weight: float = 0.5  # of B, between -10 and 10; 0 is A, 1 is B', outside these the line is extended
     repair: str = "auto"  # of REPAIRS; auto: batchnorm, or repair where there is no BatchNorm
-    points: int = 25  # of a loss barrier (Git Re-Basin)
+    points: int = 25  # networks on the line of a loss barrier, both ends included (25: Git Re-Basin)
+
+    def __post_init__(self) -> None:
+        weight, points = _number(self.weight, float), _number(self.points, int)
+        if weight is None or not -10 <= weight <= 10:
+            raise AlignmentError(
+                f"the weight of B is {self.weight!r}: it lies between -10 and 10, where 0 is A alone and 1 is B' alone."
+            )
+        if self.repair not in REPAIRS:
+            raise AlignmentError(f"there is no repair {self.repair!r}: use one of {', '.join(REPAIRS)}.")
+        if points is None or not 2 <= points <= 10_000:
+            raise AlignmentError(
+                f"a barrier of {self.points!r} points cannot be measured: use a whole number from 2 to 10000."
+            )
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "points", points)
 
 
 @dataclass(frozen=True)

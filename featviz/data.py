@@ -1,10 +1,10 @@
-"""Calibration data: any iterable of batches, `x` or `(x, label)`, and batches of a folder of images.
+"""Data: any iterable of batches, `x` or `(x, label)`, and batches of a folder of images.
 
-x is (batch, channels, h, w); label is (batch,). A folder gives labels where it has one folder per class: the position of the
-class in alphabetical order.
+x is (batch, channels, h, w), in [0, 1]: every network normalises for itself (`subjects.normalized_inputs`). label is (batch,).
+A folder gives labels where it has one folder per class: the index of the class in alphabetical order.
 
-    data = ImageFolderBatches("cifar/train", 32, mean, std, limit=5000)
-    featviz.merge(a, b, alignment, data=data)      # may run over the images any number of times
+    data = ImageFolderBatches("cifar/train", 32, limit=5000)
+    featviz.merge(a, b, alignment, data=data)      # may iterate over the images any number of times
 """
 
 import warnings
@@ -16,67 +16,97 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from featviz.errors import DataError
+from featviz.errors import BatchError, DataError
 
 Data = Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 Batch = Tensor | tuple[Tensor, Tensor]
+NO_DATA = "there is no data: `data` yielded no batch (a generator serves only once); give a list or a DataLoader."
 
 
 def inputs_of(data: Data, device: torch.device) -> Iterator[Tensor]:
-    """The inputs of every batch, on a device; labels are left out."""
+    """The inputs of every batch, on a device; labels are left out.
+
+    Raises:
+        BatchError: there is no batch.
+    """
+    batch = None
     for batch in data:
         yield (batch if isinstance(batch, Tensor) else batch[0]).to(device, non_blocking=True)
+    if batch is None:
+        raise BatchError(NO_DATA)
+
+
+def labelled_batches(data: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every batch as (x, label), on a device.
+
+    Raises:
+        BatchError: there is no batch, or one without labels.
+    """
+    batch = None
+    for batch in data:
+        if isinstance(batch, Tensor) or len(batch) < 2:
+            raise BatchError("the loss needs labels, which `data` has not: give batches (x, label).")
+        yield batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+    if batch is None:
+        raise BatchError(NO_DATA)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network's first parameter or buffer lives; the CPU where it has none."""
+    """The device of the network's first parameter or buffer; the CPU where it has none."""
     tensor = next(model.parameters(), None)
     tensor = next(model.buffers(), None) if tensor is None else tensor
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 class ImageFolderBatches:
-    """Batches of a folder's images in one mixed order; iterable any number of times, always alike.
+    """Batches of the images of a folder, in a shuffled order that is the same in every iteration.
 
     Args:
         folder: images in one folder per class, or images alone.
-        size: (height, width) in pixels, or the side of a square; images are scaled to cover it and cut at the
-            center.
-        mean, std: per channel, for values in [0, 1]; one value each makes the images gray.
+        size: (height, width) in pixels, or the side of a square; images are scaled to cover it and cropped at the center.
+        mean, std: per channel, of values in [0, 1], by which the images are normalised: (x - mean) / std; one value each
+            makes them gray. None: images stay in [0, 1].
+        channels: 3 or 1 (gray), where there is no mean.
         batch: images in a batch, at most.
         limit: how many images at most, taken evenly from all (so from every class).
-        seed: of the order, which mixes the classes.
+        seed: of the order.
+
+    Attributes:
+        paths: of the images, in the order of the batches. labels: (image,) of them, or None.
 
     Raises:
-        DataError: no such folder, no images in it, a class folder without any, or (when iterated) an image
-            that cannot be read.
+        DataError: no such folder, no images in it, a class folder without any, numbers out of range, or (when iterated) an
+            image that cannot be read.
     """
 
     def __init__(
         self,
         folder: str | Path,
         size: int | tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         *,
+        channels: int = 3,
         batch: int = 250,
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
+        mean = (0.0,) * channels if mean is None else mean
+        std = (1.0,) * len(mean) if std is None else std
         self.size = size if isinstance(size, tuple) else (size, size)
         self.batch = batch
-        self._mode = "L" if len(mean) == 1 else "RGB"
+        self._color_mode = "L" if len(mean) == 1 else "RGB"
         self._mean, self._std = (torch.tensor(tuple(v)).view(-1, 1, 1) for v in (mean, std))
         if len(mean) not in (1, 3) or len(mean) != len(std) or min(self.size) < 1 or batch < 1:
             raise DataError(
-                f"images of {len(mean)} means, {len(std)} stds, size {self.size} in batches of {batch} are none: "
+                f"images with {len(mean)} means and {len(std)} stds, size {self.size} and batches of {batch} cannot be made: "
                 "give one or three of each, and a size and a batch of 1 or more."
             )
-        paths, labels = _listing(Path(folder))
-        chosen = _spread(len(paths), limit)
+        paths, labels = _list_images(Path(folder))
+        chosen = _evenly_spaced(len(paths), limit)
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
-        self.paths = [paths[chosen[place]] for place in order]
-        self.labels = None if labels is None else torch.tensor([labels[chosen[place]] for place in order])
+        self.paths = [paths[chosen[index]] for index in order]
+        self.labels = None if labels is None else torch.tensor([labels[chosen[index]] for index in order])
 
     def __len__(self) -> int:
         """How many batches there are."""
@@ -93,27 +123,27 @@ class ImageFolderBatches:
         """One image as uint8 (channels, h, w)."""
         try:
             with Image.open(path) as opened:
-                image = opened.convert(self._mode)
+                image = opened.convert(self._color_mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image: mend it or take it away.") from error
-        pixels = np.array(_cover(image, *self.size))
+            raise DataError(f"{path} cannot be read as an image: replace or remove it.") from error
+        pixels = np.array(_resized_and_cropped(image, *self.size))
         return torch.from_numpy(pixels).view(*self.size, -1).permute(2, 0, 1)
 
 
-def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Scale the image (bilinear, antialiased) to the smallest that covers height x width, and cut its center."""
+def _resized_and_cropped(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize the image (bilinear, antialiased) to the smallest that covers height x width, and crop its center."""
     if image.size == (width, height):
         return image
-    cut_width = min(image.width, image.height * width / height)
-    cut_height = min(image.height, image.width * height / width)
-    left, top = (image.width - cut_width) / 2, (image.height - cut_height) / 2
-    box = (left, top, left + cut_width, top + cut_height)
+    crop_width = min(image.width, image.height * width / height)
+    crop_height = min(image.height, image.width * height / width)
+    left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[int] | None]:
-    """Images and labels of class folders; of a folder without them the images and None."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder  # costs seconds to import
+def _list_images(folder: Path) -> tuple[list[Path], list[int] | None]:
+    """Images and their labels where the folder has one folder per class; the images and None where it has images."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder  # takes seconds to import
 
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give a folder of images, or of one folder per class.")
@@ -127,15 +157,15 @@ def _listing(folder: Path) -> tuple[list[Path], list[int] | None]:
             warnings.simplefilter("ignore")
             samples = ImageFolder(str(folder)).samples
     except FileNotFoundError as error:
-        said = " ".join(str(error).split(". Supported")[0].split()).rstrip(". ")
-        raise DataError(f"{folder} has a class folder without images ({said}): fill or remove it.") from error
+        reason = " ".join(str(error).split(". Supported")[0].split()).rstrip(". ")
+        raise DataError(f"{folder} has a class folder without images ({reason}): fill or remove it.") from error
     return [Path(path) for path, _ in samples], [label for _, label in samples]
 
 
-def _spread(count: int, limit: int | None) -> list[int]:
+def _evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most `limit` of 0 ... count - 1, evenly spaced."""
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} leaves no images: give 1 or more.")
     if limit is None or limit >= count:
         return list(range(count))
-    return [place * count // limit for place in range(limit)]
+    return [index * count // limit for index in range(limit)]

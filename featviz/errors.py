@@ -32,6 +32,10 @@ class RenderError(FeatvizError):
     """A rendering that cannot be made as asked: image size, objective, configuration."""
 
 
+class BatchError(DataError, AlignmentError, RenderError):
+    """Batches that cannot serve: there is none, or one without the labels that are needed."""
+
+
 class DeviceError(FeatvizError):
     """A device that is not there."""
 

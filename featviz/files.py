@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: write beside the target, then rename.
+"""Files that are complete or not there: they are written beside the target and then renamed.
 
 write_atomically("out/ab.json", lambda path: path.write_text("{}"))
 """
@@ -24,7 +24,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file in it.")
-    part = _reserve(path)
+    part = _create_temporary(path)
     try:
         write(part)
         _flush(part)
@@ -38,7 +38,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def check_writable(path: str | Path) -> None:
-    """Find out before long work that `path` could be written after it.
+    """Make sure, before long work, that `path` can be written afterwards.
 
     Raises:
         OutputError: as `write_atomically` would.
@@ -46,13 +46,13 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file in it.")
-    _reserve(path).unlink()
+    _create_temporary(path).unlink()
 
 
 REMEDY = "choose another place, or make room and rights there"
 
 
-def _reserve(path: Path) -> Path:
+def _create_temporary(path: Path) -> Path:
     """An empty temporary file beside `path`, with its suffix, since writers choose a format by it."""
     part = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
     try:

@@ -1,8 +1,8 @@
-"""A network from a word: `resnet20-x2` (the zoo), `resnet18` (torchvision), `package.module:callable` (yours).
+"""Architectures by name, with fresh weights.
 
-build("resnet20-x2", classes=100)
-build("resnet18", num_classes=10)
-build("mynets.small:make_net", width=64)
+build("resnet20-x2", classes=100)             # of featviz's zoo
+build("resnet18", num_classes=10)             # of torchvision
+build("mynets.small:make_net", width=64)      # a callable of your own module
 """
 
 import importlib
@@ -13,30 +13,36 @@ from collections.abc import Callable
 from torch import nn
 
 from featviz.errors import ModelError, near_names
-from featviz.zoo.named import NAMES, zoo_network
+from featviz.zoo.named import EXAMPLE_NAMES, zoo_network
 
-WAYS = "a zoo name (resnet20-x2), a torchvision name (resnet18) or package.module:callable"
+ACCEPTED = "a zoo name (resnet20-x2), a torchvision name (resnet18) or package.module:callable"
 
 
 def build(spec: str, **arguments: object) -> nn.Module:
-    """Build the network with fresh weights; `arguments` go to whatever makes it.
+    """Build a network with fresh weights.
+
+    Args:
+        spec: the architecture, by one of the three kinds of names above.
+        arguments: keyword arguments of the architecture.
 
     Raises:
-        ModelError: no such name (with near ones), or its maker refuses the arguments.
+        ModelError: no such name (with near ones), or the architecture refuses the arguments.
     """
     if ":" in spec:
-        return _make(spec, _find(spec), arguments)
+        return _construct(spec, _import_callable(spec), arguments)
     if "-x" in spec:
         return zoo_network(spec, **arguments)
-    import torchvision  # its models cost seconds, which networks of the zoo need not wait for
+    import torchvision  # takes seconds, which networks of the zoo do without
 
     known = torchvision.models.list_models(module=torchvision.models)
     if spec not in known:
-        raise ModelError(f"there is no architecture {spec!r}, {near_names(spec, [*NAMES, *known])} Give {WAYS}.")
-    return _make(spec, lambda **given: torchvision.models.get_model(spec, weights=None, **given), arguments)
+        raise ModelError(
+            f"there is no architecture {spec!r}, {near_names(spec, [*EXAMPLE_NAMES, *known])} Give {ACCEPTED}."
+        )
+    return _construct(spec, lambda **given: torchvision.models.get_model(spec, weights=None, **given), arguments)
 
 
-def _find(spec: str) -> Callable[..., object]:
+def _import_callable(spec: str) -> Callable[..., object]:
     """The callable `package.module:callable`, looked for in the current folder too."""
     module_name, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
@@ -45,10 +51,12 @@ def _find(spec: str) -> Callable[..., object]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"{spec}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages: give {WAYS}."
+            f"{spec}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages: give {ACCEPTED}."
         ) from error
     except Exception as error:
-        raise ModelError(f"{spec}: importing {module_name} failed with {_told(error)}: mend it first.") from error
+        raise ModelError(
+            f"{spec}: importing {module_name} failed with {_summary(error)}: repair that module first."
+        ) from error
     found = getattr(module, name, None)
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -56,12 +64,12 @@ def _find(spec: str) -> Callable[..., object]:
     return found
 
 
-def _make(spec: str, maker: Callable[..., object], arguments: dict[str, object]) -> nn.Module:
+def _construct(spec: str, make: Callable[..., object], arguments: dict[str, object]) -> nn.Module:
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     try:
-        model = maker(**arguments)
+        model = make(**arguments)
     except Exception as error:
-        raise ModelError(f"{spec}({given}) failed with {_told(error)}: change its arguments.") from error
+        raise ModelError(f"{spec}({given}) failed with {_summary(error)}: change its arguments.") from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{spec}({given}) gave an object of type {type(model).__name__}: give a callable that returns a torch.nn.Module."
@@ -69,6 +77,6 @@ def _make(spec: str, maker: Callable[..., object], arguments: dict[str, object])
     return model
 
 
-def _told(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     text = " ".join(str(error).split())[:200].rstrip(". ")
     return f"{type(error).__name__} ({text})" if text else type(error).__name__

@@ -4,10 +4,11 @@ from torch import Tensor, nn
 
 
 def named_tensors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
-    """Parameters, then buffers, also those that a state dict leaves out; the network's own, not copies.
+    """Parameters, then buffers, including those that a state dict leaves out; the tensors themselves, not copies.
 
     Args:
-        every_name: a tensor that modules share under each of its names, not under the first alone.
+        model: any network.
+        every_name: list a tensor that modules share under each of its names; otherwise under its first name alone.
     """
     once = not every_name
     return dict([*model.named_parameters(remove_duplicate=once), *model.named_buffers(remove_duplicate=once)])

@@ -15,7 +15,7 @@ from featviz.data import Data
 from featviz.errors import RenderError
 from featviz.matching.alignment import Alignment, align
 from featviz.matching.indexer import UnitMatch, UnitMix
-from featviz.merging.average import merge
+from featviz.merging.merge import merge
 from featviz.model_checks import check_same_architecture
 from featviz.panel import Panel
 from featviz.panel_rendering import render_panel

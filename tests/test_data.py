@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from featviz.data import ImageFolderBatches
-from featviz.errors import DataError
+from featviz.data import ImageFolderBatches, inputs_of, labelled_batches
+from featviz.errors import AlignmentError, DataError, RenderError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -76,6 +76,29 @@ def test_one_mean_makes_gray_images(tmp_path):
     (batch,) = ImageFolderBatches(tmp_path, 8, (0.0,), (1.0,))
     assert batch.shape == (1, 1, 8, 8)
     assert torch.allclose(batch, torch.tensor(0.2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_a_mean_images_stay_between_0_and_1(tmp_path, channels):
+    write(tmp_path / "a.png", 51)
+    (batch,) = ImageFolderBatches(tmp_path, 8, channels=channels)
+    assert batch.shape == (1, channels, 8, 8)
+    assert torch.allclose(batch, torch.tensor(0.2))
+
+
+@pytest.mark.parametrize("read", [inputs_of, labelled_batches])
+def test_data_without_a_batch_is_one_sentence_whoever_reads_it(read):
+    for kind in (DataError, AlignmentError, RenderError):
+        with pytest.raises(kind, match="yielded no batch"):
+            list(read([], torch.device("cpu")))
+
+
+def test_labels_that_are_missing_are_asked_for():
+    x, label = torch.zeros(2, 3, 4, 4), torch.zeros(2)
+    assert len(list(labelled_batches([(x, label)], torch.device("cpu")))) == 1
+    for batch in (x, (x,), [x]):
+        with pytest.raises(DataError, match="needs labels"):
+            list(labelled_batches([batch], torch.device("cpu")))
 
 
 def test_bad_folders_are_named(tmp_path, classes):

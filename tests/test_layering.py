@@ -173,7 +173,7 @@ def test_public_functions_are_not_hidden_by_packages_of_the_same_name():
 import featviz
 featviz.render_unit_triplet
 assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
-import featviz.symmetry.groups, featviz.merging.average, featviz.rendering.render
+import featviz.symmetry.groups, featviz.merging.merge, featviz.rendering.render
 assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
 """
     subprocess.run([sys.executable, "-c", script], check=True)

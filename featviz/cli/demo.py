@@ -56,7 +56,7 @@ def run(args: Namespace) -> None:
     rendering.check_pictures(args.out, map(NAME.format, defaults.layers))
     from featviz.cli import inputs
     from featviz.matching.alignment import load_alignment
-    from featviz.merging.average import merge
+    from featviz.merging.merge import merge
     from featviz.rendering.render import resolve_device
     from featviz.triplet import render_unit_triplet
     from featviz.zoo import bundled_pair

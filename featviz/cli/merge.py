@@ -58,7 +58,7 @@ def run(args: Namespace) -> None:
     from torch import contiguous_format
 
     from featviz.cli import inputs
-    from featviz.merging.average import merge
+    from featviz.merging.merge import merge
 
     model_a, model_b = inputs.pair(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)

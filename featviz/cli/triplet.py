@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
     rendering.check_pictures(args.out, asked)
     from featviz.cli import inputs
     from featviz.matching.alignment import align
-    from featviz.merging.average import merge
+    from featviz.merging.merge import merge
     from featviz.triplet import render_unit_triplet
 
     model_a, model_b = inputs.pair(args)

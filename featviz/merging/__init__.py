@@ -1,1 +1,1 @@
-"""Two aligned networks become one: averaging, repair of its statistics, and the loss along the way."""
+"""Aligned networks become one: weighted averages, repair of their statistics, and measures of the result."""

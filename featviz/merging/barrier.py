@@ -1,8 +1,8 @@
-"""Loss and accuracy along the straight line from A to B', and the barrier on it.
+"""Loss and accuracy of the networks between A and B', and the barrier between them (Frankle et al. 2020):
 
-barrier = max over the line of: loss - (the straight line between the losses of its ends)   (Frankle et al. 2020)
+    barrier = max over w of  loss(merge at w) - ((1 - w) * loss(A) + w * loss(B'))
 
-The barrier of the accuracy is the same with the sign turned: how far it falls below the line, in percentage points.
+The barrier of the accuracy has the opposite sign: how far it falls below that average, in percentage points.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,18 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featviz.config import MergeConfig
-from featviz.data import Data, device_of
+from featviz.data import Data, device_of, labelled_batches
 from featviz.errors import AlignmentError
-from featviz.isolation import evaluation_mode
+from featviz.isolation import weight_sharing_copy
 from featviz.matching.alignment import Alignment
-from featviz.merging.average import merge
+from featviz.merging.merge import merge
 
 
 @dataclass(frozen=True)
 class LossBarrier:
-    """The line at `weights` (of B'): mean loss, accuracy in percent, and the barriers of both.
+    """What `loss_barrier` measured.
 
-    `barrier` is in units of the loss, `accuracy_barrier` in percentage points. Neither is negative: both ends are on the line.
+    Attributes:
+        weights: of B', from 0 to 1, evenly spaced.
+        losses, accuracies: mean loss and accuracy in percent at every weight.
+        barrier: in units of the loss, 0 or more.
+        accuracy_barrier: in percentage points, 0 or more.
     """
 
     weights: tuple[float, ...]
@@ -45,19 +49,21 @@ def loss_barrier(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     progress: Callable[[int, int], None] | None = None,
 ) -> LossBarrier:
-    """Evaluate `points` merged networks between A and B'.
+    """Evaluate `points` merged networks between A and B', both included.
 
     Args:
-        alignment: of these two models; None follows the line to B as it is.
-        data: batches (x, label), iterated `points` times.
-        repair, repair_data: as `merge`; applied at the inner points.
+        model_a, model_b: the parents; left as they were.
+        alignment: of these two networks; None merges with B as it is.
+        data: batches (x, label); iterated `points` times.
+        points: evenly spaced weights of B', from 0 to 1; 2 or more.
+        repair, repair_data: as `repair` and `data` of `merge`; done between the ends.
         loss: (logits, labels) -> mean loss of the batch.
+        progress: called with (points done, points).
 
     Raises:
-        AlignmentError: fewer than two points, data without labels, or data that serves only once.
+        AlignmentError: fewer than two points, data without labels, or data that can be iterated only once.
     """
-    if points < 2:
-        raise AlignmentError(f"a line of {points} points has no barrier: use 2 or more (25 in Git Re-Basin).")
+    points = MergeConfig(points=points).points
     if iter(data) is data:
         raise AlignmentError("data is a generator, which serves only once: give a list or a DataLoader.")
     weights = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
@@ -69,12 +75,12 @@ def loss_barrier(
         accuracies.append(accuracy)
         if progress:
             progress(number + 1, points)
-    rise, fall = max(_above_line(weights, losses)), -min(_above_line(weights, accuracies))
+    rise, fall = max(_above_average(weights, losses)), -min(_above_average(weights, accuracies))
     return LossBarrier(tuple(weights), tuple(losses), tuple(accuracies), rise, fall)
 
 
-def _above_line(weights: list[float], values: list[float]) -> list[float]:
-    """How far every value lies above the straight line between the first and the last."""
+def _above_average(weights: list[float], values: list[float]) -> list[float]:
+    """How far every value lies above the weighted average of the first and the last."""
     return [at - (1 - w) * values[0] - w * values[-1] for w, at in zip(weights, values, strict=True)]
 
 
@@ -83,22 +89,22 @@ def evaluate(
     data: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy in percent, in eval mode; the model is left as it was.
+    """Mean loss and accuracy in percent, in evaluation mode; the network is left as it was.
+
+    Args:
+        model: images -> logits (batch, classes).
+        data: batches (x, label); iterated once.
+        loss: (logits, labels) -> mean loss of the batch.
 
     Raises:
-        AlignmentError: data without labels, or no data.
+        BatchError: data without labels, or no data.
     """
-    device = device_of(model)
+    network = weight_sharing_copy(model)
     total, right, count = 0.0, 0, 0
-    with evaluation_mode(model), torch.inference_mode():
-        for batch in data:
-            if isinstance(batch, Tensor) or len(batch) < 2:
-                raise AlignmentError("a loss needs labels: `data` has to yield batches (x, label).")
-            x, y = batch[0].to(device), batch[1].to(device)
-            logits = model(x)
-            total += float(loss(logits, y)) * len(x)
-            right += int((logits.argmax(1) == y).sum())
+    with torch.inference_mode():
+        for x, labels in labelled_batches(data, device_of(model)):
+            logits = network(x)
+            total += float(loss(logits, labels)) * len(x)
+            right += int((logits.argmax(1) == labels).sum())
             count += len(x)
-    if not count:
-        raise AlignmentError("there is no data to evaluate on: `data` yielded no batch (a generator serves only once).")
     return total / count, 100 * right / count

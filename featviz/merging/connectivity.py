@@ -6,7 +6,7 @@ the merged network beside the parents', beside what averaging two units of corre
 
     variance of (a + b) / 2  =  (va + vb + 2 c sqrt(va vb)) / 4,   (1 + c) / 2 of theirs where va = vb   (Jordan et al. 2022)
 
-One pass over the data, sums in float64, nothing kept of it.
+One pass over the data, in float64; no activations are kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featviz.data import Data, device_of, inputs_of
-from featviz.errors import AlignmentError
+from featviz.isolation import weight_sharing_copy
 from featviz.matching.activations import Observer
+from featviz.moments import Moments, samples_of
 from featviz.symmetry.groups import LayerUnits
 
 Floats = NDArray[np.float64]
@@ -28,11 +29,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LayerConnectivity:
-    """One layer's figures.
+    """Figures of one layer.
 
-    cosine: of the merged map with the parents' mean map, mean over examples, in [-1, 1]. norm_ratio: of their norms, mean over
-    examples. variance_a, variance_b, variance: (unit,) of A, B' and the merged network, over examples and positions.
-    correlation: (unit,) of A's and B's (in A's basis) unit at the same place.
+    Attributes:
+        layer: its name.
+        cosine: of the merged feature map with the mean of the parents' maps, averaged over images, in [-1, 1].
+        norm_ratio: norm of the merged map over that of the mean map, averaged over images.
+        variance_a, variance_b, variance: (unit,) of A, B' and the merged network, over images and positions.
+        correlation: (unit,) of unit i of A with unit i of B', in [-1, 1].
     """
 
     layer: str
@@ -63,79 +67,61 @@ def layer_connectivity(
     data: Data,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LayerConnectivity]:
-    """Measure layers of two parents and their merge; the networks come back as they were.
+    """Measure layers of two parents and their merge, which are left as they were.
 
     Args:
         model_a, model_b: the parents, B in A's basis (`alignment.permute(model_b)`).
+        merged: their merge.
         layers: name -> units, for example `alignment.groups.layers` or some of them.
-        data: batches `x` or `(x, label)`.
+        data: batches `x` or `(x, label)`; iterated once.
+        progress: called with (batches done, 0).
+
+    Returns:
+        One result per layer, in the order of `layers`.
 
     Raises:
-        AlignmentError: there is no data.
+        BatchError: there is no data.
     """
-    sums = {name: _Sums() for name in layers}
-    subjects = (model_a, model_b, merged)
-    batches = 0
+    measured = {name: _LayerSums() for name in layers}
+    networks = [weight_sharing_copy(model) for model in (model_a, model_b, merged)]
     with torch.no_grad(), ExitStack() as stack:
-        seen = [stack.enter_context(Observer(model, [(name, False) for name in layers])).seen for model in subjects]
-        for x in inputs_of(data, device_of(model_a)):
-            for model in subjects:
-                model(x.to(device_of(model)))
+        seen = [stack.enter_context(Observer(network, [(name, False) for name in layers])).seen for network in networks]
+        for number, x in enumerate(inputs_of(data, device_of(model_a))):
+            for network in networks:
+                network(x.to(device_of(network)))
             for name, units in layers.items():
                 a, b, m = (found[name, False].to(x.device).double() for found in seen)
-                sums[name].add(a, b, m, units.axis)
-            batches += 1
+                measured[name].add(a, b, m, units.axis)
             if progress:
-                progress(batches, 0)
-    if not batches:
-        raise AlignmentError("there is no data to measure on: `data` yielded no batch (a generator serves only once).")
-    return [total.result(name) for name, total in sums.items()]
+                progress(number + 1, 0)
+    return [sums.result(name) for name, sums in measured.items()]
 
 
-class _Sums:
-    """Streaming sums of one layer, shifted by the first batch's means of each network."""
+class _LayerSums:
+    """What is summed over the batches of one layer: moments of A, B' and the merge, cosines, norm ratios."""
 
     def __init__(self) -> None:
-        self.examples = self.samples = 0
+        self.examples = 0
         self.cosine = self.norm_ratio = 0.0
-        self.shifts: list[Tensor] = []
-        self.first: list[Tensor] = []  # sums of a, b, m (unit,)
-        self.second: list[Tensor] = []  # of a*a, b*b, m*m, a*b (unit,)
+        self.moments = Moments(paired=[(0, 1)])
 
     def add(self, a: Tensor, b: Tensor, m: Tensor, axis: int) -> None:
-        mean = ((a + b) / 2).flatten(1)
-        flat = m.flatten(1)
-        norms = mean.norm(dim=1), flat.norm(dim=1)
+        """A batch's activations (image, ...) with units along `axis`."""
+        mean, merged = ((a + b) / 2).flatten(1), m.flatten(1)
+        norm, norm_merged = mean.norm(dim=1), merged.norm(dim=1)
         tiny = torch.finfo(torch.float64).tiny
-        self.cosine += float(((mean * flat).sum(1) / (norms[0] * norms[1]).clamp_min(tiny)).sum())
-        self.norm_ratio += float((norms[1] / norms[0].clamp_min(tiny)).sum())
+        self.cosine += float(((mean * merged).sum(1) / (norm * norm_merged).clamp_min(tiny)).sum())
+        self.norm_ratio += float((norm_merged / norm.clamp_min(tiny)).sum())
         self.examples += len(mean)
-        rows = [x.movedim(axis, 0).flatten(1) for x in (a, b, m)]
-        if not self.shifts:
-            self.shifts = [row.mean(1, keepdim=True) for row in rows]
-        rows = [row - shift for row, shift in zip(rows, self.shifts, strict=True)]
-        first = [row.sum(1) for row in rows]
-        second = [*(row.square().sum(1) for row in rows), (rows[0] * rows[1]).sum(1)]
-        self.first = _added(self.first, first)
-        self.second = _added(self.second, second)
-        self.samples += rows[0].shape[1]
+        self.moments.add(*(samples_of(x, axis) for x in (a, b, m)))
 
     def result(self, layer: str) -> LayerConnectivity:
-        means = [total / self.samples for total in self.first]
-        moments = [total / self.samples for total in self.second]
-        va, vb, vm = (
-            (square - mean.square()).clamp_min(0).cpu().numpy() for square, mean in zip(moments[:3], means, strict=True)
+        a, b, merged = (
+            torch.where(self.moments.varies(i), self.moments.variance(i), 0.0).cpu().numpy() for i in range(3)
         )
-        covariance = (moments[3] - means[0] * means[1]).cpu().numpy()
-        deviations = np.sqrt(va * vb)
-        alive = deviations > 1e-12 * max(float(deviations.max(initial=0)), 1e-300)
-        correlation = np.where(alive, covariance / np.where(alive, deviations, 1), 0).clip(-1, 1)
-        cosine, ratio = (total / self.examples for total in (self.cosine, self.norm_ratio))
-        return LayerConnectivity(layer, cosine, ratio, va, vb, vm, correlation)
-
-
-def _added(old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
-    return new if not old else [total + more for total, more in zip(old, new, strict=True)]
+        correlation = self.moments.correlation(0, 1).cpu().numpy()
+        cosine, norm_ratio = self.cosine / self.examples, self.norm_ratio / self.examples
+        return LayerConnectivity(layer, cosine, norm_ratio, a, b, merged, correlation)
 
 
 def _over(top: Floats, bottom: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""What a merge is measured against besides its parents: both of them asked at once."""
+"""Networks that a merge is compared with: an ensemble of its parents, and an average of their activations."""
 
 import math
 from collections.abc import Iterable
@@ -14,11 +14,12 @@ MEANS = ("logits", "probabilities")
 
 
 class Ensemble(nn.Module):
-    """Logits of both networks together: twice the work of a merge, and usually the ceiling of one.
+    """The mean of two networks' outputs: costs twice as much as a merge, and is usually more accurate.
 
     Args:
-        mean: of "logits" (a geometric mean of the probabilities), or of "probabilities", whose logarithm is given, as deep
-            ensembles do (Lakshminarayanan et al. 2017).
+        model_a, model_b: images -> logits (batch, classes).
+        mean: of "logits" (a geometric mean of the probabilities), or of "probabilities", as deep ensembles do
+            (Lakshminarayanan et al. 2017); then the output is the logarithm of the mean.
     """
 
     def __init__(self, model_a: nn.Module, model_b: nn.Module, mean: str = "logits") -> None:
@@ -37,18 +38,25 @@ def evaluate_ensemble(
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in percent of the `Ensemble`; the networks are left as they were.
 
+    Args:
+        model_a, model_b: images -> logits (batch, classes).
+        data: batches (x, label); iterated once.
+        mean: of "logits" or "probabilities".
+
     Raises:
-        AlignmentError: data without labels, no data, or a mean of something else.
+        AlignmentError: data without labels, no data, or another mean.
     """
     return evaluate(Ensemble(model_a, model_b, mean), data)
 
 
 class FeatureAverage(nn.Module):
-    """Network A continued from the mean of both networks' activations at one layer (layerwise linear feature connectivity,
-    Zhou et al. 2023): what a merge of the layers up to there could reach if it averaged features, not weights.
+    """Network A, with the output of one layer replaced by the mean of both networks' outputs there (layerwise linear feature
+    connectivity, Zhou et al. 2023): a merge of the layers up to there that averages features instead of weights.
 
     Args:
+        model_a: goes on after the layer.
         model_b: in A's basis.
+        layer: name of a module. Where it is called several times, the first call's output is replaced.
     """
 
     def __init__(self, model_a: nn.Module, model_b: nn.Module, layer: str) -> None:
@@ -58,13 +66,13 @@ class FeatureAverage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with Observer(self.model_b, [(self.layer, False)]) as observer:
             self.model_b(x)
-            theirs = observer.seen[self.layer, False]
+            output_b = observer.seen[self.layer, False]
         calls = 0
 
         def mix(_: nn.Module, args: object, output: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            return torch.lerp(output, theirs, 0.5) if calls == 1 else output  # the first call, as everywhere
+            return torch.lerp(output, output_b, 0.5) if calls == 1 else output
 
         handle = self.model_a.get_submodule(self.layer).register_forward_hook(mix)
         try:

@@ -1,78 +1,44 @@
-"""Repair a merged network's statistics, in place, from data.
+"""REPAIR and RESCALE: bring the hidden layers of a merged network to the statistics of its parents, in place, from data.
 
-The average of two matched units of correlation c has (1 + c) / 2 of their variance: layer by layer the signal fades.
-`reset_batchnorm` measures running statistics afresh; `repair_channels` (REPAIR, Jordan et al. 2022) also rescales layers
-without a norm. LayerNorm and GroupNorm hold no statistics: their affine parameters stay the average of the parents'. All
-moments are pooled over the whole data in float64: no average of per-batch deviations.
+The average of two matched units of correlation c has (1 + c) / 2 of their variance, so that the signal fades layer by layer.
+REPAIR (Jordan et al. 2022) gives every hidden layer with a bias the average mean and deviation of its parents; BatchNorm layers
+are measured afresh. LayerNorm and GroupNorm hold no statistics: their parameters stay the average of the parents'.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from featviz.data import Data, device_of, inputs_of
-from featviz.errors import AlignmentError
-from featviz.isolation import evaluation_mode
+from featviz.data import Data
+from featviz.isolation import weight_sharing_copy
+from featviz.merging.batchnorm import Progress, measure_norm_inputs, run_batches, write_running_statistics
+from featviz.moments import Moments, samples_of
 from featviz.symmetry.groups import LayerUnits
 
-Progress = Callable[[int, int], None] | None
+Rows = Callable[[LayerUnits, int], NDArray[np.float64]]
+REPAIRABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class ChannelMoments:
-    """Streaming mean and variance per channel, float64, shifted by the first batch's mean."""
+@dataclass(frozen=True)
+class _Goal:
+    """What the output of a layer shall have: mean and standard deviation of each unit, (unit,)."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._shift = self._sum = self._square = torch.zeros((), dtype=torch.float64)
+    mean: Tensor
+    deviation: Tensor
+    scale_only: bool
 
-    def add(self, x: Tensor, axis: int) -> None:
-        """Samples of a tensor whose channels lie along `axis`."""
-        rows = x.detach().movedim(axis, 0).flatten(1).double()
-        if not self.count:
-            self._shift = rows.mean(1)
-            self._sum = self._square = torch.zeros_like(self._shift)
-        rows = rows - self._shift[:, None]
-        self._sum = self._sum + rows.sum(1)
-        self._square = self._square + rows.square().sum(1)
-        self.count += rows.shape[1]
-
-    @property
-    def mean(self) -> Tensor:
-        return self._shift + self._sum / self.count
-
-    @property
-    def variance(self) -> Tensor:
-        """Biased, as a norm divides by."""
-        return (self._square / self.count - (self._sum / self.count).square()).clamp_min(0)
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    return bool(_norms(model))
-
-
-def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
-
-
-def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> None:
-    """Give every BatchNorm layer the mean and unbiased variance of its input on `data`.
-
-    Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more, in random
-    order (batches of one class each give statistics that serve no other).
-
-    Raises:
-        AlignmentError: there is no data.
-    """
-    with ExitStack() as stack:
-        measured = stack.enter_context(_measuring_norms(model))
-        _run(model, data, progress)
-    _write_norms(model, measured)
+    def correction(self, measured: Moments) -> tuple[Tensor, Tensor]:
+        """Factor and offset (unit,) that bring measured moments here; a unit that never varies keeps its scale."""
+        own = measured.variance().sqrt()
+        varies = own > 1e-8 * self.deviation.clamp_min(1e-30)
+        factor = torch.where(varies, self.deviation / own.clamp_min(1e-30), 1.0)
+        offset = torch.zeros_like(factor) if self.scale_only else self.mean - factor * measured.mean()
+        return factor, offset
 
 
 def repair_channels(
@@ -83,7 +49,7 @@ def repair_channels(
     data: Data,
     layers: Mapping[str, LayerUnits] | None = None,
     progress: Progress = None,
-    rows: Callable[[LayerUnits, int], NDArray[np.float64]] | None = None,
+    rows: Rows | None = None,
     shift: bool = True,
 ) -> None:
     """REPAIR: hidden layers with a bias get mean and deviation (1 - weight) * A's + weight * B's; BatchNorm is reset.
@@ -94,52 +60,52 @@ def repair_channels(
     normalised inputs are scaled and not shifted.
 
     Where units are combined the goals are merge_A mean_A + merge_B mean_B, and |merge_A| deviation_A + |merge_B| deviation_B:
-    the spread of the combination if its members varied together, which for a matched pair is the average.
+    the deviation of the combination if its members varied together, which for a matched pair is the average.
 
-    A convolution with a bias before a BatchNorm is corrected like any other; the norm, reset after it, takes no notice.
-    LayerNorm and GroupNorm hold no statistics and are not touched.
+    A convolution with a bias before a BatchNorm is corrected like any other, which the norm, reset after it, undoes.
 
     Args:
-        merged: changed in place. `model_a`, `model_b`: its parents, B already in A's basis.
-        layers: units of every module, from the alignment; layers whose units may not move (logits) are left alone.
-        rows: a layer's units, 0 for A or 1 for B -> what they are made of, (width, width); needs `layers`.
+        merged: changed in place.
+        model_a, model_b: its parents, B already in A's basis; left as they were.
+        weight: of B, in [0, 1].
+        data: batches `x` or `(x, label)`; iterated three times.
+        layers: units of every module, from the alignment; layers whose units may not move (logits) are left alone. None:
+            every layer but the last.
+        progress: called with (batches done, 0).
+        rows: a layer's units, 0 for A or 1 for B -> what merged units are made of, (width, width); needs `layers`.
+        shift: correct means too.
 
     Raises:
-        AlignmentError: there is no data.
+        BatchError: there is no data.
     """
-    chosen = _correctable(merged, layers)
-    parents = []
-    for parent in (model_a, model_b):
-        with _measuring(parent, chosen) as moments:
-            _run(parent, data, progress)
-        parents.append(moments)
+    axes = _repairable_layers(merged, layers)
+    measured = []
+    for parent in (weight_sharing_copy(model_a), weight_sharing_copy(model_b)):
+        with _measure_outputs(parent, axes) as moments:
+            run_batches(parent, data, progress)
+        measured.append(moments)
     goals = {}
-    for name in chosen:
-        (mean_a, mean_b), (spread_a, spread_b) = (
-            [getattr(moments[name], what) ** power for moments in parents]
-            for what, power in (("mean", 1), ("variance", 0.5))
+    for name in axes:
+        (mean_a, deviation_a), (mean_b, deviation_b) = (
+            (moments[name].mean(), moments[name].variance().sqrt()) for moments in measured
         )
         if rows is None or layers is None:
-            goals[name] = [(1 - weight) * mean_a + weight * mean_b, (1 - weight) * spread_a + weight * spread_b]
+            mean = (1 - weight) * mean_a + weight * mean_b
+            deviation = (1 - weight) * deviation_a + weight * deviation_b
         else:
-            a, b = (torch.from_numpy(matrix).to(mean_a) for matrix in (rows(layers[name], 0), rows(layers[name], 1)))
-            goals[name] = [a @ mean_a + b @ mean_b, a.abs() @ spread_a + b.abs() @ spread_b]
-    with ExitStack() as stack:
-        norms = stack.enter_context(_measuring_norms(merged, shift))
-        own = stack.enter_context(_measuring(merged, chosen, goals, shift))
-        _run(merged, data, progress)
-    _write_norms(merged, norms, shift)
-    modules = dict(merged.named_modules())
-    for name in chosen:
-        mean, deviation = goals[name]
-        ratio, offset = _correction(own[name], mean, deviation, shift)
-        _fuse(modules[name], ratio, offset)
+            a, b = (torch.from_numpy(rows(layers[name], parent)).to(mean_a) for parent in (0, 1))
+            mean, deviation = a @ mean_a + b @ mean_b, a.abs() @ deviation_a + b.abs() @ deviation_b
+        goals[name] = _Goal(mean, deviation, not shift)
+    with measure_norm_inputs(merged, keep_means=not shift) as norms, _measure_outputs(merged, axes, goals) as own:
+        run_batches(merged, data, progress)
+    write_running_statistics(merged, norms, keep_means=not shift)
+    for name, goal in goals.items():
+        _fuse(merged.get_submodule(name), *goal.correction(own[name]))
 
 
-def _correctable(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> dict[str, int]:
-    """Hidden layers with weights and a bias, and their unit axis."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    found = {n: m for n, m in model.named_modules() if isinstance(m, kinds) and m.bias is not None}
+def _repairable_layers(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> dict[str, int]:
+    """Hidden layers with weights and a bias, and the axis of their units."""
+    found = {n: m for n, m in model.named_modules() if isinstance(m, REPAIRABLE) and m.bias is not None}
     if layers is None:
         names = list(found)[:-1]  # the last one gives the logits
         return {name: -1 if isinstance(found[name], nn.Linear) else 1 for name in names}
@@ -147,32 +113,30 @@ def _correctable(model: nn.Module, layers: Mapping[str, LayerUnits] | None) -> d
 
 
 @contextmanager
-def _measuring(
-    model: nn.Module, chosen: Mapping[str, int], goals: Mapping[str, list[Tensor]] | None = None, shift: bool = True
-):
-    """Moments of the outputs of `chosen`; given goals, each batch goes on with exactly those (mean and) deviation."""
-    moments = {name: ChannelMoments() for name in chosen}
+def _measure_outputs(
+    model: nn.Module, axes: Mapping[str, int], goals: Mapping[str, _Goal] | None = None
+) -> Iterator[dict[str, Moments]]:
+    """Moments of the outputs of layers while this is open; given goals, each batch goes on with exactly those moments."""
+    moments = {name: Moments() for name in axes}
 
-    def hook_for(name: str):
-        axis = chosen[name]
+    def hook_of(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
+        axis = axes[name]
 
         def hook(_: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
             del args
-            moments[name].add(output, axis)
+            batch = Moments()
+            batch.add(samples_of(output, axis))
+            moments[name].merge(batch)
             if goals is None:
                 return None
-            batch = ChannelMoments()
-            batch.add(output, axis)
-            mean, deviation = goals[name]
-            ratio, offset = _correction(batch, mean, deviation, shift)
+            factor, offset = goals[name].correction(batch)
             shape = [1] * output.dim()
             shape[axis] = -1
-            return output * ratio.to(output).view(shape) + offset.to(output).view(shape)
+            return output * factor.to(output).view(shape) + offset.to(output).view(shape)
 
         return hook
 
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook_for(name)) for name in chosen]
+    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in axes]
     try:
         yield moments
     finally:
@@ -180,72 +144,11 @@ def _measuring(
             handle.remove()
 
 
-def _correction(measured: ChannelMoments, mean: Tensor, deviation: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
-    """Factor and offset that bring the measured moments to the goal; a channel that never varies is only shifted."""
-    own = measured.variance.sqrt()
-    ratio = torch.where(own > 1e-8 * deviation.clamp_min(1e-30), deviation / own.clamp_min(1e-30), 1.0)
-    return ratio, mean - ratio * measured.mean if shift else torch.zeros_like(ratio)
-
-
-def _fuse(module: nn.Module, ratio: Tensor, offset: Tensor) -> None:
+def _fuse(module: nn.Module, factor: Tensor, offset: Tensor) -> None:
+    """Let the layer compute factor * output + offset."""
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
     with torch.no_grad():
-        weight.mul_(ratio.to(weight).view(-1, *(1,) * (weight.dim() - 1)))
-        bias.copy_(bias.double() * ratio + offset)
-
-
-@contextmanager
-def _measuring_norms(model: nn.Module, shift: bool = True):
-    """Moments of the inputs of every BatchNorm layer, which normalises by batch meanwhile and keeps its own statistics.
-
-    Without `shift` it normalises by its own running mean and the batch's variance.
-    """
-    norms = _norms(model)
-    moments = {name: ChannelMoments() for name in norms}
-
-    def hook_for(name: str):
-        return lambda _, args: moments[name].add(args[0], 1)
-
-    def scaled(norm: _BatchNorm, args: tuple, output: Tensor) -> Tensor:
-        del output
-        (x,) = args
-        variance = x.movedim(1, 0).flatten(1).var(1, correction=0)
-        return F.batch_norm(x, statistics[id(norm)][0], variance, norm.weight, norm.bias, False, 0.0, norm.eps)
-
-    handles = [norm.register_forward_pre_hook(hook_for(name)) for name, norm in norms.items()]
-    handles += [] if shift else [norm.register_forward_hook(scaled) for norm in norms.values()]
-    statistics = {id(norm): (norm.running_mean, norm.running_var) for norm in norms.values()}
-    try:
-        for norm in norms.values():
-            norm.running_mean = norm.running_var = None  # by batch, nothing to update
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
-        for norm in norms.values():
-            norm.running_mean, norm.running_var = statistics[id(norm)]
-
-
-def _write_norms(model: nn.Module, moments: Mapping[str, ChannelMoments], shift: bool = True) -> None:
-    for name, norm in _norms(model).items():
-        if name in moments and moments[name].count:
-            count = moments[name].count
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            if shift:
-                norm.running_mean.copy_(moments[name].mean)
-            norm.running_var.copy_(moments[name].variance * count / max(1, count - 1))
-
-
-def _run(model: nn.Module, data: Data, progress: Progress) -> None:
-    batches = 0
-    with evaluation_mode(model), torch.no_grad():
-        for x in inputs_of(data, device_of(model)):
-            model(x)
-            batches += 1
-            if progress:
-                progress(batches, 0)
-    if not batches:
-        raise AlignmentError("the repair got no data: `data` yielded no batch (a generator serves only once).")
+        weight.mul_(factor.to(weight).view(-1, *(1,) * (weight.dim() - 1)))
+        bias.copy_(bias.double() * factor + offset)

@@ -1,4 +1,4 @@
-"""Networks to try featviz on: CIFAR ResNets and VGGs, and a trained pair."""
+"""Small networks to try featviz with: ResNets and VGGs for CIFAR, and a trained pair."""
 
 from featviz.zoo.named import zoo_network as zoo_network
 from featviz.zoo.pair import BundledPair as BundledPair

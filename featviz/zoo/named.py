@@ -9,10 +9,10 @@ from featviz.zoo.resnet import CifarResNet
 from featviz.zoo.vgg import STAGES, CifarVGG
 
 DEPTHS = (20, 32, 44, 56, 110)
-NAMES = tuple(
+EXAMPLE_NAMES = tuple(
     [f"resnet{depth}-x{width}" for depth in DEPTHS for width in (1, 2, 4, 8, 16)]
     + [f"vgg{depth}{norm}-x{width}" for depth in STAGES for norm in ("", "_bn") for width in (1, 2)]
-)  # some of them: any width will do
+)  # for suggestions: every width is accepted
 
 
 def zoo_network(name: str, **arguments: object) -> nn.Module:
@@ -23,7 +23,7 @@ def zoo_network(name: str, **arguments: object) -> nn.Module:
     """
     found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?-x(\d+(?:\.\d+)?)", name)
     if not found or (found[1] == "resnet" and (found[3] or "." in found[4])) or float(found[4]) == 0:
-        raise ModelError(f"there is no {name!r} in the zoo: {near_names(name, NAMES)}")
+        raise ModelError(f"there is no {name!r} in the zoo: {near_names(name, EXAMPLE_NAMES)}")
     try:
         if found[1] == "resnet":
             return CifarResNet(int(found[2]), int(found[4]), **arguments)  # pyright: ignore[reportArgumentType]

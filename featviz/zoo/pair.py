@@ -1,4 +1,4 @@
-"""The bundled pair: two ResNet-20 trained on CIFAR-10 from different seeds, what aligns them, and their card.
+"""The bundled pair: two ResNet-20 trained on CIFAR-10 from different seeds, their alignment, and a description.
 
 pair = bundled_pair()
 alignment = featviz.load_alignment(pair.alignment_path)
@@ -23,26 +23,33 @@ PARTS = ("a.safetensors", "b.safetensors", "alignment.safetensors", "merged-stat
 
 @dataclass(frozen=True)
 class BundledPair:
-    """Networks in eval mode; `card` tells the recipe, the accuracies (percent) and the `architecture`."""
+    """Two networks and what belongs to them.
+
+    Attributes:
+        a, b: the networks, in evaluation mode.
+        alignment_path: file of their alignment, for `load_alignment`.
+        merged_statistics: running_mean and running_var of every BatchNorm layer of the repaired merge, by state dict key.
+        card: the training recipe, the accuracies (percent) and the name of the `architecture`.
+    """
 
     a: nn.Module
     b: nn.Module
     alignment_path: Path
-    merged_statistics: dict[str, Tensor]  # BatchNorm running_mean and running_var of the repaired merge
+    merged_statistics: dict[str, Tensor]
     card: dict[str, Any]
 
 
 def bundled_pair() -> BundledPair:
-    """Read the pair from the package's data.
+    """Read the pair from the files of the package.
 
     Raises:
-        CheckpointError: this installation lacks a part of it.
+        CheckpointError: a file is missing in this installation.
     """
     return read_pair(Path(str(files("featviz.zoo"))) / "weights")
 
 
 def read_pair(folder: Path) -> BundledPair:
-    """Read a pair from the files `PARTS` of a folder."""
+    """Read a pair from a folder that holds the files `PARTS`."""
     for part in PARTS:
         if not (folder / part).is_file():
             raise CheckpointError(f"the bundled pair lacks {folder / part}: install featviz again.")

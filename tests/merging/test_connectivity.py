@@ -29,7 +29,7 @@ def batches() -> list[torch.Tensor]:
 
 def test_figures_are_those_of_numpy_on_all_data_at_once():
     a, b = net(0), net(1)
-    merged = average(a, b, 0.5)
+    merged = average([a, b])
     found = layer_connectivity(a, b, merged, LAYERS, [(x, torch.zeros(len(x))) for x in batches()])
     x = torch.cat(batches())
     assert [layer.layer for layer in found] == ["0", "1"]
@@ -52,7 +52,7 @@ def test_figures_are_those_of_numpy_on_all_data_at_once():
 
 
 def test_before_any_nonlinearity_the_variance_is_the_predicted_one():
-    first, second = layer_connectivity(net(0), net(1), average(net(0), net(1), 0.5), LAYERS, batches())
+    first, second = layer_connectivity(net(0), net(1), average([net(0), net(1)]), LAYERS, batches())
     np.testing.assert_allclose(first.ratio, first.predicted, atol=1e-10)
     assert first.cosine == pytest.approx(1)
     assert np.abs(second.ratio - second.predicted).max() > 1e-3
@@ -128,7 +128,7 @@ def curve() -> featviz.LossBarrier:
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_plots_are_written_whole_with_their_labels(tmp_path, curve, suffix):
-    layers = layer_connectivity(net(0), net(1), average(net(0), net(1), 0.5), LAYERS, batches())
+    layers = layer_connectivity(net(0), net(1), average([net(0), net(1)]), LAYERS, batches())
     paths = [
         featviz.plot_barriers({"weights": curve, "activations": curve}, tmp_path / f"a.{suffix}", "A to B"),
         featviz.plot_connectivity({"merged": layers}, tmp_path / f"b.{suffix}"),

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import featviz
 from featviz.errors import AlignmentError
+from featviz.merging.batchnorm import reset_batchnorm
 from featviz.merging.heads import tensors_until
-from featviz.merging.repair import reset_batchnorm
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
 DATA = [torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(3)]

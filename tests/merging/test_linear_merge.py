@@ -72,7 +72,7 @@ def test_a_permutation_as_a_mixing_is_permute_and_average(make):
     groups = featviz.permutation_groups(a, EXAMPLE)
     perms = random_permutations(groups)
     mixed = mix_modules(a, b, groups, of_permutations(perms)).state_dict()
-    for name, tensor in average(a, permute_module(b, groups, perms), 0.5).state_dict().items():
+    for name, tensor in average([a, permute_module(b, groups, perms)]).state_dict().items():
         torch.testing.assert_close(mixed[name], tensor, rtol=1e-6, atol=1e-7)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from networks import TinyCNN, TinyResNet, seeded
@@ -9,8 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import featviz
+from featviz.config import MergeConfig
 from featviz.errors import AlignmentError
-from featviz.merging.repair import repair_channels, reset_batchnorm
+from featviz.merging.average import average
+from featviz.merging.batchnorm import reset_batchnorm
+from featviz.merging.repair import repair_channels
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
 DATA = [torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(3)]
@@ -31,6 +35,56 @@ def test_weight_0_is_a_and_weight_1_is_permuted_b(pair):
     alignment = featviz.align(*pair, EXAMPLE)
     assert equal(featviz.merge(*pair, alignment, weight=0, data=DATA), pair[0])
     assert equal(featviz.merge(*pair, alignment, weight=1, data=DATA), alignment.permute(pair[1]))
+
+
+@pytest.mark.parametrize("weight", [-0.5, 1.5])
+def test_a_weight_outside_0_and_1_extends_the_line(pair, weight):
+    merged = featviz.merge(*pair, None, weight=weight)
+    for (name, x), y in zip(pair[0].named_parameters(), pair[1].parameters(), strict=True):
+        torch.testing.assert_close(merged.get_parameter(name), (1 - weight) * x + weight * y)
+    statistics = featviz.merge(*pair, None, weight=weight, data=DATA).bn1
+    assert not torch.equal(statistics.running_var, merged.bn1.running_var)  # measured afresh
+    a, b = seeded(TinyCNN, 0), seeded(TinyCNN, 1)
+    assert equal(featviz.merge(a, b, None, weight=weight, data=DATA), featviz.merge(a, b, None, weight=weight))
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ({"weight": 50}, "weight of B is 50: it lies between -10 and 10"),
+        ({"weight": float("nan")}, "weight of B is nan"),
+        ({"weight": "half"}, "weight of B is 'half'"),
+        ({"weight": True}, "weight of B is True"),
+        ({"repair": "magic"}, "no repair 'magic': use one of auto, none"),
+        ({"repair": None}, "no repair None"),
+        ({"points": 1}, "barrier of 1 points"),
+        ({"points": 2.5}, r"barrier of 2\.5 points"),
+        ({"points": 10**6}, "from 2 to 10000"),
+    ],
+)
+def test_a_merge_configuration_refuses_nonsense(value, part):
+    with pytest.raises(AlignmentError, match=part):
+        MergeConfig(**value)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pair):
+    assert MergeConfig(weight=np.float32(0.25), points=np.int64(3)) == MergeConfig(weight=0.25, points=3)
+    assert equal(featviz.merge(*pair, None, weight=torch.tensor(0.5)), featviz.merge(*pair, None))
+
+
+def test_half_precision_is_averaged_in_single_precision():
+    models = [nn.Linear(1, 1, bias=False).half() for _ in range(3)]
+    for model, value in zip(models, (1, 1 + 2**-10, 1 + 2**-10), strict=True):
+        model.weight.data.fill_(value)
+    assert average(models, [0.5, 0.25, 0.25]).weight.item() == 1  # 1 + 2**-11, rounded to even
+    assert average(models, [0.4, 0.3, 0.3]).weight.item() == 1 + 2**-10
+
+
+def test_equal_infinite_values_stay_infinite():
+    models = [seeded(TinyCNN, seed) for seed in range(2)]
+    for model in models:
+        model.register_buffer("limits", torch.tensor([-torch.inf, 1.0, torch.inf]))
+    assert average(models).limits.tolist() == [-torch.inf, 1, torch.inf]
 
 
 @pytest.mark.parametrize("weight", [0.3, 0.5])
@@ -245,8 +299,8 @@ def test_the_repair_fits_the_network(pair):
         featviz.merge(cnn, cnn, None, repair="batchnorm", data=DATA)
     with pytest.raises(AlignmentError, match="give data"):
         featviz.merge(*pair, None, repair="batchnorm")
-    with pytest.raises(AlignmentError, match="between 0"):
-        featviz.merge(*pair, None, weight=1.5)
+    with pytest.raises(AlignmentError, match=r"weight 1\.5 of B, outside 0 to 1"):
+        featviz.merge(*pair, None, weight=1.5, repair="rescale", data=DATA)
     with pytest.raises(AlignmentError, match="there is no repair 'magic'"):
         featviz.merge(*pair, None, repair="magic")
     with pytest.raises(AlignmentError, match="yielded no batch"):

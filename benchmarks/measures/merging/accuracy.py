@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import METHODS_ON_DATA
-from featviz.merging.repair import has_batchnorm
+from featviz.merging.batchnorm import has_batchnorm
 from measures import report
 from measures.cifar import Batches, add_cifar, sample
 from measures.merging.pairs import PAIRS, checkpoints, load_models

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from featviz.merging.repair import reset_batchnorm
+from featviz.merging.batchnorm import reset_batchnorm
 from featviz.zoo.resnet import CifarResNet
 from featviz.zoo.vgg import CifarVGG
 from measures.cifar import Batches, add_cifar, load_cifar

@@ -1,0 +1,104 @@
+"""Two networks and their alignment become one: merged = (1 - weight) * A + weight * B', then its statistics are repaired.
+
+An alignment that combines units (ZipIt, CCA Merge, optimal transport) merges as `matching/linear/merge.py` says.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from featviz.config import MergeConfig
+from featviz.data import Data
+from featviz.errors import AlignmentError
+from featviz.matching.alignment import Alignment
+from featviz.matching.linear.merge import layer_rows, mix_modules
+from featviz.merging.average import average
+from featviz.merging.batchnorm import has_batchnorm, reset_batchnorm
+from featviz.merging.repair import repair_channels
+
+
+def merge(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    alignment: Alignment | None,
+    weight: float = MergeConfig.weight,
+    repair: str = MergeConfig.repair,
+    data: Data | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """Average A with B in A's basis, and correct the statistics that averaging destroys.
+
+    Args:
+        model_a, model_b: the parents; left as they were.
+        alignment: of these two networks; None averages them as they are (the unaligned control).
+        weight: of B. 0 gives A, 1 gives B', and nothing is repaired at either. Below 0 and above 1 the line through A and B'
+            is extended. Methods that combine units merge at 0.5 only.
+        repair: how statistics are corrected, on `data`:
+            "none": not at all.
+            "batchnorm": the running statistics of every BatchNorm layer are measured afresh.
+            "repair": that, and every other hidden layer with a bias gets the average mean and standard deviation of its
+            parents, fused into its weights (REPAIR, Jordan et al. 2022); for weights in [0, 1].
+            "rescale": as "repair", but the deviation alone (Qu & Horvath 2024; see `repair_channels`).
+            "auto": "none" without data, else "batchnorm" where the network has BatchNorm, else "repair" (for a weight outside
+            [0, 1] "none").
+        data: batches `x` or `(x, label)` for the repair; iterated up to three times.
+        progress: called with (batches done, 0).
+
+    Returns:
+        The merged network, in eval or training mode as A is, on A's device.
+
+    Raises:
+        AlignmentError: the alignment belongs to other networks, weight or repair is out of range, or data is missing or empty.
+    """
+    config = MergeConfig(weight=weight, repair=repair)
+    repair = _chosen_repair(config, model_a, data)
+    if alignment is not None:
+        alignment.check(model_a, model_b)
+    rows = None
+    weight = config.weight
+    if alignment is not None and alignment.mixing is not None:
+        if weight != 0.5:
+            raise AlignmentError(
+                f"method {alignment.method!r} merges A and B equally, not with weight {weight} of B: use weight=0.5, "
+                "or align by 'activations'."
+            )
+        permuted = model_b
+        merged = mix_modules(model_a, model_b, alignment.groups, alignment.mixing)
+        rows = partial(layer_rows, alignment.groups, alignment.mixing)
+    else:
+        permuted = model_b if alignment is None else alignment.permute(model_b)
+        merged = average((model_a, permuted), (1 - weight, weight))
+    if repair == "none" or weight in (0, 1):
+        return merged
+    assert data is not None
+    if repair == "batchnorm":
+        reset_batchnorm(merged, data, progress)
+    else:
+        layers = None if alignment is None else alignment.groups.layers
+        repair_channels(merged, model_a, permuted, weight, data, layers, progress, rows, shift=repair == "repair")
+    return merged
+
+
+def _chosen_repair(config: MergeConfig, model: nn.Module, data: Data | None) -> str:
+    """The repair that is done: "none", "batchnorm", "repair" or "rescale".
+
+    Raises:
+        AlignmentError: it cannot be done with this network, weight or data.
+    """
+    repair = config.repair
+    between = 0 <= config.weight <= 1
+    if repair == "auto":
+        if data is None:
+            return "none"
+        return "batchnorm" if has_batchnorm(model) else "repair" if between else "none"
+    if repair != "none" and data is None:
+        raise AlignmentError(f"repair {repair!r} measures activations: give data=..., or use repair='none'.")
+    if repair == "batchnorm" and not has_batchnorm(model):
+        raise AlignmentError("repair 'batchnorm' needs BatchNorm layers with running statistics: use repair='repair'.")
+    if repair in ("repair", "rescale") and not between:
+        raise AlignmentError(
+            f"repair {repair!r} averages the parents' deviations, which weight {config.weight} of B, outside 0 to 1, cannot: "
+            "use repair='batchnorm' or 'none'."
+        )
+    return repair
