@@ -1,36 +1,100 @@
-"""Checkpoints: a file -> weights {name: tensor} -> a network, checked on the way; nothing is ever unpickled.
+"""Checkpoint files: a file -> weights {name: tensor} -> a network, checked on the way; nothing is ever unpickled.
 
-notes = load_into(model, "a.safetensors")        # CheckpointError says in one sentence what does not fit
+notes = load_into(model, "a.pth")                       # CheckpointError says in one sentence what does not fit
+notes = load_into(model, "a.pth", key="model_ema")      # where the file holds several sets of weights
+
+Which entry of a file is loaded, and what is stripped from its names, is decided in `state_dicts.py`.
 """
 
+import argparse
+import logging
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from featviz.errors import CheckpointError
-from featviz.model_checks import count_non_finite, counted_names, first_names, missing_names
+from featviz.model_checks import count_invalid, first_names
+from featviz.state_dicts import Entry, find_entries, match_network, only_entry
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # under which trainers keep the weights
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+log = logging.getLogger("featviz")
+# Plain values that trainers save beside the weights, and that torch.load does not allow by itself: arguments, NumPy numbers.
+PLAIN_TYPES = [
+    argparse.Namespace,
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *{type(np.dtype(c)) for c in "?bBhHiIlLefd"},
+]
 
 
-def load_weights(path: str | Path) -> dict[str, Tensor]:
+def load_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file, or of a torch file through `torch.load(weights_only=True)`.
 
+    Args:
+        path: of the file.
+        key: which of several sets of weights in the file, such as "model_ema".
+
     Returns:
-        {name: tensor}, on the CPU, in the file's own order and dtypes.
+        {name: tensor}, on the CPU, in the file's own order, names and dtypes.
 
     Raises:
-        CheckpointError: no such file, a folder, empty, cut off, no checkpoint, or more in it than weights.
+        CheckpointError: no such file, a folder, empty, cut off, no checkpoint, without weights, several sets of weights and
+            no key, or objects in it that would have to be unpickled.
     """
-    path = Path(path)
+    entries = _read(Path(path))
+    try:
+        return only_entry(entries, key).weights
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+
+
+def load_into(model: nn.Module, path: str | Path, key: str | None = None) -> list[str]:
+    """Load the file into `model`, in the dtypes of `model`; nothing is loaded unless all of it fits.
+
+    Args:
+        model: changed in place.
+        path: of a .safetensors file or one of torch.save.
+        key: which of several sets of weights: the name of an entry ("model_ema"), or a prefix of its names ("teacher").
+
+    Returns:
+        What was chosen, stripped, ignored or converted on the way, one sentence each; also logged.
+
+    Raises:
+        CheckpointError: as `load_weights`; names or shapes other than the network's; NaN, or infinite weights.
+    """
+    entries = _read(Path(path))
+    try:
+        weights, notes = match_network(model, entries, key)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    wanted = model.state_dict()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in weights.items():
+        if bad := count_invalid(name, tensor, name in parameters):
+            raise CheckpointError(
+                f"{path} has NaN or Inf in {name} ({bad} of {tensor.numel()} values): use another checkpoint."
+            )
+    for name, tensor in weights.items():
+        if tensor.dtype != wanted[name].dtype and tensor.is_floating_point():
+            there, here = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted[name].dtype))
+            notes.append(f"converted {there} to {here}")
+            break
+    model.load_state_dict(weights, strict=False)
+    notes = [f"{path}: {note}." for note in notes]
+    for note in notes:
+        log.info(note)
+    return notes
+
+
+def _read(path: Path) -> list[Entry]:
+    """All sets of weights of a file, one or more."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it.")
     try:
@@ -43,29 +107,18 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not head:
         raise CheckpointError(f"{path} is empty: copy or save the checkpoint again.")
     if path.suffix == ".safetensors" or head[8:] == b"{":
-        return _read_safetensors(path)
+        return [Entry("", _read_safetensors(path))]
     if not head.startswith((b"PK", b"\x80")):
         raise CheckpointError(f"{path} is no checkpoint: give a .safetensors file or one of torch.save.")
-    return _unwrap(_read_torch(path), path)
-
-
-def load_into(model: nn.Module, path: str | Path) -> list[str]:
-    """Load the file into `model`, in the dtypes of `model`; nothing is loaded unless all of it fits.
-
-    Returns:
-        What was changed on the way, one sentence each (a stripped `module.`).
-
-    Raises:
-        CheckpointError: as `load_weights`; other keys or shapes than the network's; NaN or Inf.
-    """
-    weights, notes = load_weights(path), []
-    for prefix in PREFIXES:
-        if weights and all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-            notes.append(f"{path}: stripped {prefix!r} from all {len(weights)} keys.")
-    _check_fit(model, weights, path)
-    model.load_state_dict(weights, strict=False)
-    return notes
+    content = _read_torch(path)
+    entries = find_entries(content)
+    if not entries:
+        keys = f"the keys {first_names(map(str, content))}" if isinstance(content, Mapping) and content else None
+        raise CheckpointError(
+            f"{path} holds {keys or f'a {type(content).__name__}'} instead of weights: save model.state_dict(), bare or under "
+            "'state_dict'."
+        )
+    return entries
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -79,8 +132,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_TYPES):
             warnings.filterwarnings("ignore", "Detected pickle protocol")
+            warnings.filterwarnings("ignore", ".*looks like a TorchScript archive")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -90,47 +144,14 @@ def _read_torch(path: Path) -> object:
             "unpickle: load it where you trust it, and save its state_dict() with safetensors.torch."
         ) from error
     except Exception as error:  # a damaged archive raises whatever its remains lead to
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript program: load it with torch.jit.load, and save its state_dict() with "
+                "safetensors.torch."
+            ) from error
         raise CheckpointError(
             f"{path} is cut off or no torch file ({_first_line(error)}): copy or save the checkpoint again."
         ) from error
-
-
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return {str(key): value for key, value in content.items()}
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    what = (
-        f"the keys {first_names(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    )
-    raise CheckpointError(
-        f"{path} holds {what} instead of weights: save model.state_dict(), bare or under 'state_dict'."
-    )
-
-
-def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    wanted = model.state_dict()
-    missing, extra = missing_names(wanted, weights), missing_names(weights, wanted)
-    if missing or extra:
-        found = counted_names("missing keys", missing), counted_names("extra keys", extra)
-        raise CheckpointError(
-            f"{path} does not fit the network, with {' and '.join(filter(None, found))}: "
-            "give the architecture that it was saved from."
-        )
-    for key, tensor in weights.items():
-        if key in wanted and tensor.shape != wanted[key].shape:
-            raise CheckpointError(
-                f"{path} does not fit the network at {key}, {tuple(tensor.shape)} in the file and "
-                f"{tuple(wanted[key].shape)} in the network: give the architecture that it was saved from."
-            )
-        bad = count_non_finite(tensor)
-        if bad:
-            raise CheckpointError(
-                f"{path} has NaN or Inf in {key} ({bad} of {tensor.numel()} values): use another checkpoint."
-            )
 
 
 def _first_line(error: Exception) -> str:

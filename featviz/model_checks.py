@@ -13,13 +13,25 @@ BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm: no network's function dep
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Raise ModelError, naming the first tensor, where the model called `name` has NaN or Inf."""
+    """Raise ModelError, naming the first tensor, where the model called `name` has NaN or infinite weights.
+
+    Infinite buffers are allowed (bounds, attention masks), except the running statistics of norms.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for key, tensor in model.state_dict().items():
-        bad = count_non_finite(tensor)
-        if bad:
+        if isinstance(tensor, Tensor) and (bad := count_invalid(key, tensor, key in parameters)):
             raise ModelError(
                 f"{name} has NaN or Inf in {key} ({bad} of {tensor.numel()} values): use another checkpoint."
             )
+
+
+def count_invalid(name: str, tensor: Tensor, is_parameter: bool) -> int:
+    """How many values of a tensor cannot be used: NaN, and infinite ones but in buffers that are no running statistics."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    statistic = name.endswith(("running_mean", "running_var"))
+    invalid = ~torch.isfinite(tensor) if is_parameter or statistic else torch.isnan(tensor)
+    return int(invalid.sum())
 
 
 def check_same_architecture(model_a: nn.Module, model_b: nn.Module) -> None:
@@ -53,18 +65,17 @@ def digest(model: nn.Module) -> str:
 
 
 def missing_names(keys: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    """Keys that `other` lacks, counters of BatchNorm aside."""
     return [key for key in keys if key not in other and not key.endswith(BATCH_COUNTER)]
 
 
-def count_non_finite(tensor: Tensor) -> int:
-    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
-
-
 def counted_names(what: str, keys: list[str]) -> str:
+    """`2 missing keys (a, b)`; nothing where there are none."""
     what = what.replace("keys", "key").replace("tensors", "tensor") if len(keys) == 1 else what
     return f"{len(keys)} {what} ({first_names(keys)})" if keys else ""
 
 
 def first_names(names: Iterable[str], most: int = 3) -> str:
+    """`a, b, c, ...`"""
     names = list(names)
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

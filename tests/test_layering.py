@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
 BASE = {"errors", "config", "units", "files"}
-TORCH = BASE | {"data", "checkpoints", "model_checks", "isolation", "tensors", "subjects", "moments"}
+TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
 ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
 
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "units": {"errors"},
     "files": {"errors"},
     "data": BASE,
-    "checkpoints": BASE | {"model_checks"},
+    "checkpoints": BASE | {"model_checks", "state_dicts"},
+    "state_dicts": BASE | {"model_checks"},
     "model_checks": {"errors"},
     "isolation": {"errors"},
     "tensors": set(),
@@ -52,7 +53,8 @@ THIRD_PARTY = {
     "units": set(),
     "files": set(),
     "gallery": {"PIL", "numpy", "matplotlib"},
-    "checkpoints": {"torch", "safetensors"},
+    "checkpoints": {"torch", "safetensors", "numpy"},
+    "state_dicts": {"torch"},
     "model_checks": {"torch"},
     "isolation": {"torch"},
     "tensors": {"torch"},
