@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests marked cuda are left out on a machine without a GPU."""
     if config.getoption("--gpu").startswith("cuda") and not torch.cuda.is_available():
         left_out = [item for item in items if item.get_closest_marker("cuda")]
-        config.hook.pytest_deselected(left_out)
+        config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
