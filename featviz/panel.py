@@ -3,32 +3,25 @@
 named networks, a layer, units -> `Panel`: a rendering per unit and subject, and every subject's response to every image.
 """
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.files import write_atomically
 from featviz.gallery.bands import bands_explained, drawable
-from featviz.gallery.grid import Cell, Row, grid, save_png
-from featviz.rendering import (
-    Renderings,
-)
-from featviz.subjects import Normalization, Subject
+from featviz.gallery.grid import Cell, Row, grid
+from featviz.gallery.picture import Picture, finite
+from featviz.rendering import Renderings
+from featviz.subjects import Normalization
 
-Subjects = Mapping[str, nn.Module | Subject] | Sequence[Subject]
 OwnUnits = Mapping[str, Sequence[int | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class Panel(Picture):
     """Renderings of some units of one layer in several subjects; row by row the same unit and the same random start.
 
     renderings: by subject, in the order of the columns: `Renderings` with images (unit, c, h, w) in [0, 1], score (unit,) and
@@ -51,6 +44,11 @@ class Panel:
     normalizations: Mapping[str, Normalization]
     digests: Mapping[str, str]
 
+    @property
+    def title(self) -> str:
+        """The layer."""
+        return self.layer
+
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.units)
@@ -64,7 +62,7 @@ class Panel:
         """The names of the subjects, in the order of the columns."""
         return tuple(self.renderings)
 
-    def grid(self, per_line: int | None = None, bands: Sequence[int] | None = None) -> Image.Image:
+    def grid(self, per_line: int | None = None, *, bands: Sequence[int] | None = None) -> Image.Image:
         """The captioned picture: a row per unit, a column per subject.
 
         Args:
@@ -133,35 +131,13 @@ class Panel:
         return {
             "unit": self.units[row],
             "own_units": own,
-            "activation": {name: _finite(part.score[row].item()) for name, part in self.renderings.items()},
+            "activation": {name: finite(part.score[row].item()) for name, part in self.renderings.items()},
             "dead": [name for name, part in self.renderings.items() if part.dead[row]],
             "restart": restart,
-            "cross": [[_finite(value) for value in line] for line in self.cross[row].tolist()],
+            "cross": [[finite(value) for value in line] for line in self.cross[row].tolist()],
         }
-
-    def save(self, path: str | Path, bands: Sequence[int] | None = None) -> Path:
-        """Write the grid as PNG to `path` (its suffix becomes .png), and `record()` as JSON beside it; `bands` as in `grid`.
-
-        Raises:
-            OutputError: the place cannot be written.
-        """
-        path = Path(path).with_suffix(".png")
-        text = json.dumps(self.record(), indent=1) + "\n"
-        save_png(self.grid(bands=bands), path, {"Title": self.layer, "Software": f"featviz {version('featviz')}"})
-        write_atomically(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
-        return path
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.grid().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def _row(self, row: int, bands: Sequence[int] | None) -> Row:
         captions = self.captions(row)
         images = {name: drawable(part.images[row].numpy(), bands) for name, part in self.renderings.items()}
         return Row(f"unit {self.units[row]}", [Cell(image, captions[name]) for name, image in images.items()])
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if np.isfinite(value) else None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError, UnitError
@@ -13,21 +13,18 @@ from featviz.panel import Panel
 from featviz.rendering import (
     FeatureExtractor,
     Renderings,
-    ascend,
     channel,
     layer_width,
     ordinary_modes,
     resolve_device,
     resolve_layer,
-    score_images,
-    starts_with_gradient,
     uncompiled,
     warn_of_dead_units,
 )
-from featviz.subjects import Subject, as_subject, input_channels, input_normalization
+from featviz.rendering.together import cross_scores, render_together
+from featviz.subjects import Subject, Subjects, input_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
 
-Subjects = Mapping[str, nn.Module | Subject] | Sequence[Subject]
 OwnUnits = Mapping[str, Sequence[int | None]]
 
 
@@ -90,7 +87,9 @@ def render_panel(
         RenderError: no subject, two of one name, a size that a network cannot take, other numbers of channels.
         DeviceError: a device that is not there.
     """
-    named = _named(subjects)
+    named = {
+        name: replace(subject, model=uncompiled(subject.model)) for name, subject in named_subjects(subjects).items()
+    }
     place = resolve_device(device, next(iter(named.values())).model)
     for name, subject in named.items():
         check_finite(subject.model, name)
@@ -111,25 +110,6 @@ def render_panel(
     )
     _warn_of_dead(panel)
     return panel
-
-
-def _named(subjects: Subjects) -> dict[str, Subject]:
-    """Subjects by name; the keys of a mapping are the names."""
-    pairs = (
-        [(name, as_subject(subject, name)) for name, subject in subjects.items()]
-        if isinstance(subjects, Mapping)
-        else [(subject.name, subject) for subject in map(as_subject, subjects)]
-    )
-    if not pairs:
-        raise RenderError("there is no subject to render: give at least one network.")
-    found: dict[str, Subject] = {}
-    for name, subject in pairs:
-        if not name:
-            raise RenderError("a subject has no name: give subjects={'A': model, ...} or Subject(model, name='A').")
-        if name in found:
-            raise RenderError(f"two subjects are called {name!r}: give each its own name.")
-        found[name] = replace(subject, model=uncompiled(subject.model))
-    return found
 
 
 def _check_channels(channels: Mapping[str, int]) -> None:
@@ -199,21 +179,11 @@ def _render_together(
         )
         for name, subject in subjects.items()
     }
-    starts = starts_with_gradient(list(extractors.values()), keys, config, transform)
-    parts = {}
-    for number, (name, (extractor, objective)) in enumerate(extractors.items()):
-        report = _share(progress, number, len(extractors))
-        rendered = ascend(extractor, objective, starts, configs[name], transform, report)
-        parts[name] = _blanked(rendered, missing[name])
-    seen = []
-    for of, part in parts.items():
-        scores = [
-            part.score if by == of else score_images(extractor, objective, part.images)
-            for by, (extractor, objective) in extractors.items()
-        ]
-        seen.append(torch.stack(scores, 1))
+    rendered = render_together(extractors, keys, config, transform, progress)
+    parts = {name: _blanked(part, missing[name]) for name, part in rendered.items()}
+    cross = cross_scores(extractors, parts)
     absent = torch.stack(list(missing.values()), 1)
-    return parts, torch.stack(seen, 1).masked_fill(absent[:, :, None] | absent[:, None, :], float("nan"))
+    return parts, cross.masked_fill(absent[:, :, None] | absent[:, None, :], float("nan"))
 
 
 def _blanked(part: Renderings, missing: Tensor) -> Renderings:
@@ -226,13 +196,6 @@ def _blanked(part: Renderings, missing: Tensor) -> Renderings:
         trace=part.trace.masked_fill(missing, nan),
         dead=part.dead & ~missing,
     )
-
-
-def _share(progress: Callable[[int, int], None] | None, number: int, of: int) -> Callable[[int, int], None] | None:
-    """The part of the progress that subject `number` of `of` reports."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, of * total)
 
 
 def _warn_of_dead(panel: Panel) -> None:

@@ -96,6 +96,32 @@ def as_subject(model: nn.Module | Subject, name: str | None = None) -> Subject:
     return replace(model, name=name) if model.name is None and name is not None else model
 
 
+Subjects = Mapping[str, nn.Module | Subject] | Sequence[Subject]
+
+
+def named_subjects(subjects: Subjects) -> dict[str, Subject]:
+    """Subjects by name, in order: the keys of a mapping are the names, those of a sequence bring their own.
+
+    Raises:
+        RenderError: no subject, one without a name, or two of one name.
+    """
+    pairs = (
+        [(name, as_subject(subject, name)) for name, subject in subjects.items()]
+        if isinstance(subjects, Mapping)
+        else [(subject.name, subject) for subject in map(as_subject, subjects)]
+    )
+    if not pairs:
+        raise RenderError("there is no subject to render: give at least one network.")
+    found: dict[str, Subject] = {}
+    for name, subject in pairs:
+        if not name:
+            raise RenderError("a subject has no name: give subjects={'A': model, ...} or Subject(model, name='A').")
+        if name in found:
+            raise RenderError(f"two subjects are called {name!r}: give each its own name.")
+        found[name] = subject
+    return found
+
+
 def remember_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float], source: str) -> None:
     """Keep with a network, and with its copies, how its input is normalized and who says so (weights by name).
 

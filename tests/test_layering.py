@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "symmetry": TORCH,
     "matching": TORCH | {"symmetry"},
     "merging": TORCH | {"symmetry", "matching"},
-    "evidence": LEVEL_4,
+    "evidence": LEVEL_4 | {"gallery"},
     "gallery": BASE | {"merging"},
     "panel": LEVEL_4 | {"evidence", "gallery"},
     "panel_rendering": LEVEL_4 | {"evidence", "gallery", "panel"},

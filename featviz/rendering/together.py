@@ -1,0 +1,95 @@
+"""The same units in several networks: images from shared starts, and how each network scores the images of the others.
+
+(name -> (extractor, objective)), keys -> name -> `Renderings`. All networks of a row get the same starts and warps, so that
+their images differ by the weights and the input normalizations alone.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from featviz.config import RenderConfig
+from featviz.rendering.network.cut_network import resolve_layer
+from featviz.rendering.network.feature_extractor import FeatureExtractor
+from featviz.rendering.objectives import Objective, channel
+from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend, score_images
+from featviz.rendering.optimize.restarts import starts_with_gradient
+from featviz.rendering.render import layer_width
+from featviz.subjects import Subject
+
+Scored = tuple[FeatureExtractor, Objective]
+
+
+def unit_extractors(
+    subjects: Mapping[str, Subject],
+    layer: str,
+    units: Mapping[str, Sequence[int]],
+    config: RenderConfig,
+    device: torch.device,
+    axis: int | None = None,
+    more_layers: Sequence[str] = (),
+) -> dict[str, Scored]:
+    """By name: a feature extractor of the subject, and the objective of its units of `layer`, one per image.
+
+    Args:
+        units: by the same names, numbers of units; as many in every subject.
+        axis: of the units in the layer's output; None: as `layer_width` finds it.
+        more_layers: further layers that the extractors give.
+
+    Raises:
+        UnitError: a subject does not have the layer. RenderError: a network that cannot take images of the config's size.
+    """
+    extractors = {}
+    for name, subject in subjects.items():
+        resolved = resolve_layer(subject.model, layer)
+        _, own_axis = layer_width(subject.model, resolved, config, device, axis)
+        objective = channel(layer, units[name], own_axis)
+        extractors[name] = (FeatureExtractor(subject, (layer, *more_layers), config, device), objective)
+    return extractors
+
+
+def render_together(
+    networks: Mapping[str, Scored],
+    keys: Sequence[Hashable],
+    config: RenderConfig,
+    transform: Transform | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Renderings]:
+    """Images of the same units in several networks, from shared starts.
+
+    Args:
+        networks: by name, an extractor and the objective of its images; as many images for each.
+        keys: one per image, see `seeded_starts`.
+        transform: as for `ascend`.
+        progress: called with (steps done, steps to do) over all networks.
+    """
+    starts = starts_with_gradient(list(networks.values()), keys, config, transform)
+    return {
+        name: ascend(
+            extractor, objective, starts, config, transform, share_of_progress(progress, number, len(networks))
+        )
+        for number, (name, (extractor, objective)) in enumerate(networks.items())
+    }
+
+
+def cross_scores(networks: Mapping[str, Scored], renderings: Mapping[str, Renderings]) -> Tensor:
+    """(unit, image of, seen by): the score that a network gives, without transforms, to the image made for a network."""
+    seen = [
+        torch.stack(
+            [
+                made.score if by == of else score_images(extractor, objective, made.images)
+                for by, (extractor, objective) in networks.items()
+            ],
+            1,
+        )
+        for of, made in renderings.items()
+    ]
+    return torch.stack(seen, 1)
+
+
+def share_of_progress(progress: Progress | None, number: int, of: int) -> Callable[[int, int], None] | None:
+    """What part `number` of `of` equal parts calls, so that `progress` counts the steps of all of them."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, of * total)
