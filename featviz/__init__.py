@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
+    from featviz.checkpoints import load_into as load_into
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
     from featviz.gallery.plots import plot_barriers as plot_barriers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from featviz.merging.multi_network import merge_many as merge_many
     from featviz.panel import Panel as Panel
     from featviz.panel_rendering import render_panel as render_panel
+    from featviz.pretrained import load as load
     from featviz.rendering.image.color import color_matrix as color_matrix
     from featviz.rendering.image.parameterizations import Parameterization as Parameterization
     from featviz.rendering.image.parameterizations import register_parameterization as register_parameterization

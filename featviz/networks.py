@@ -2,6 +2,7 @@
 
 build("resnet20-x2", classes=100)             # of featviz's zoo
 build("resnet18", num_classes=10)             # of torchvision
+build("timm:resnet18", num_classes=10)        # of timm
 build("mynets.small:make_net", width=64)      # a callable of your own module
 """
 
@@ -9,25 +10,33 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from featviz.errors import ModelError, near_names
 from featviz.zoo.named import EXAMPLE_NAMES, zoo_network
 
-ACCEPTED = "a zoo name (resnet20-x2), a torchvision name (resnet18) or package.module:callable"
+ACCEPTED = (
+    "a zoo name (resnet20-x2), a torchvision name (resnet18), a timm name (timm:resnet18) or package.module:callable"
+)
 
 
 def build(spec: str, **arguments: object) -> nn.Module:
     """Build a network with fresh weights.
 
     Args:
-        spec: the architecture, by one of the three kinds of names above.
+        spec: the architecture, by one of the four kinds of names above.
         arguments: keyword arguments of the architecture.
 
     Raises:
         ModelError: no such name (with near ones), or the architecture refuses the arguments.
     """
+    if spec.startswith("timm:"):
+        timm, name = import_timm(spec), spec.removeprefix("timm:")
+        if not timm.is_model(name):
+            raise ModelError(f"{spec}: timm has no architecture {name!r}, {near_names(name, timm.list_models())}")
+        return _construct(spec, lambda **given: timm.create_model(name, pretrained=False, **given), arguments)
     if ":" in spec:
         return _construct(spec, _import_callable(spec), arguments)
     if "-x" in spec:
@@ -40,6 +49,18 @@ def build(spec: str, **arguments: object) -> nn.Module:
             f"there is no architecture {spec!r}, {near_names(spec, [*EXAMPLE_NAMES, *known])} Give {ACCEPTED}."
         )
     return _construct(spec, lambda **given: torchvision.models.get_model(spec, weights=None, **given), arguments)
+
+
+def import_timm(wanted: str) -> Any:
+    """The package timm.
+
+    Raises:
+        ModelError: it is not installed; `wanted` is what needs it.
+    """
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{wanted} needs timm: pip install 'featviz[timm]'.") from error
 
 
 def _import_callable(spec: str) -> Callable[..., object]:
@@ -55,7 +76,7 @@ def _import_callable(spec: str) -> Callable[..., object]:
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{spec}: importing {module_name} failed with {_summary(error)}: repair that module first."
+            f"{spec}: importing {module_name} failed with {summary(error)}: repair that module first."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -69,7 +90,7 @@ def _construct(spec: str, make: Callable[..., object], arguments: dict[str, obje
     try:
         model = make(**arguments)
     except Exception as error:
-        raise ModelError(f"{spec}({given}) failed with {_summary(error)}: change its arguments.") from error
+        raise ModelError(f"{spec}({given}) failed with {summary(error)}: change its arguments.") from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{spec}({given}) gave an object of type {type(model).__name__}: give a callable that returns a torch.nn.Module."
@@ -77,6 +98,7 @@ def _construct(spec: str, make: Callable[..., object], arguments: dict[str, obje
     return model
 
 
-def _summary(error: Exception) -> str:
+def summary(error: Exception) -> str:
+    """Type and message of an error, in one line."""
     text = " ".join(str(error).split())[:200].rstrip(". ")
     return f"{type(error).__name__} ({text})" if text else type(error).__name__

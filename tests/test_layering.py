@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 BASE = {"errors", "config", "units", "files"}
 TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
-ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
+ALL = LEVEL_4 | {"networks", "pretrained", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
 
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "moments": BASE,
     "zoo": {"errors", "checkpoints"},
     "networks": {"errors", "zoo"},
+    "pretrained": BASE | {"checkpoints", "isolation", "networks", "subjects"},
     "rendering": TORCH,
     "symmetry": TORCH,
     "matching": TORCH | {"symmetry"},
