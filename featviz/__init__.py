@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
     from featviz.checkpoints import load_into as load_into
+    from featviz.config import AlignConfig as AlignConfig
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
     from featviz.gallery.plots import plot_barriers as plot_barriers
     from featviz.gallery.plots import plot_connectivity as plot_connectivity
     from featviz.gallery.plots import plot_variance as plot_variance
+    from featviz.matching.align import align as align
     from featviz.matching.alignment import Alignment as Alignment
-    from featviz.matching.alignment import align as align
+    from featviz.matching.alignment import LinearAlignment as LinearAlignment
+    from featviz.matching.alignment import PermutationAlignment as PermutationAlignment
     from featviz.matching.alignment import load_alignment as load_alignment
-    from featviz.matching.exchange import read_permutations as read_permutations
-    from featviz.matching.exchange import write_permutations as write_permutations
+    from featviz.matching.exchange.permutation_files import read_permutations as read_permutations
+    from featviz.matching.exchange.permutation_files import write_permutations as write_permutations
     from featviz.matching.indexer import UnitIndexer as UnitIndexer
     from featviz.matching.indexer import UnitMatch as UnitMatch
-    from featviz.matching.multi_network import ManyAlignment as ManyAlignment
-    from featviz.matching.multi_network import align_many as align_many
+    from featviz.matching.multi_network.align_many import align_many as align_many
+    from featviz.matching.multi_network.alignment import ManyAlignment as ManyAlignment
+    from featviz.matching.problem import MatchingProblem as MatchingProblem
+    from featviz.matching_methods import MethodOptions as MethodOptions
+    from featviz.matching_methods import matching_method as matching_method
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
     from featviz.merging.barrier import loss_barrier as loss_barrier

@@ -1,11 +1,11 @@
 """Every default of featviz: frozen dataclasses of plain values (no torch), from which the command line is made too."""
 
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from featviz.errors import AlignmentError, RenderError
+from featviz.matching_methods import AlignConfig
+from featviz.ranges import each, in_range, number, numbers
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
@@ -60,7 +60,7 @@ class RenderConfig:
             if value is None and name == "input_size":
                 continue
             sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-            whole = [_number(side, int) for side in sides]
+            whole = [number(side, int) for side in sides]
             if len(whole) != 2 or any(side is None or side < 1 for side in whole):
                 raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
             self._set(name, tuple(whole) if isinstance(value, (tuple, list)) else whole[0])
@@ -76,16 +76,16 @@ class RenderConfig:
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None:
-                if _numbers(value) is None:
+                if numbers(value) is None:
                     raise RenderError(f"{name} is {value!r}: give finite numbers, one per channel, or None.")
-                self._set(name, _numbers(value))
+                self._set(name, numbers(value))
         if self.profile is not None:
-            profile = _numbers(self.profile)
+            profile = numbers(self.profile)
             if profile is None or len(profile) < 2 or min(profile) < 0:
                 raise RenderError("profile holds no magnitudes: give two or more numbers of 0 or more, or None.")
             self._set("profile", profile)
         if self.color is not None and not (isinstance(self.color, str) and self.color == "imagenet"):
-            rows = _each(self.color, _numbers)
+            rows = each(self.color, numbers)
             if rows is None or [len(row) for row in rows] != [3, 3, 3]:
                 raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
             self._set("color", rows)
@@ -97,11 +97,7 @@ class RenderConfig:
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto")):
                 continue
-            number = _number(value, type(low))
-            if number is None or not low <= number <= high:
-                whole = ", a whole number" if isinstance(low, int) else ""
-                raise RenderError(f"{name} is {value!r}: it lies between {low} and {high}{whole}.")
-            self._set(name, number)
+            self._set(name, in_range(name, value, low, high, RenderError))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # a plain number, tuple or None in place of an array's
@@ -118,66 +114,7 @@ class RenderConfig:
         return size if isinstance(size, tuple) else (size, size)
 
 
-def _number(value: Any, kind: type) -> Any:
-    """A plain int or float, also from NumPy or torch; None where it is none: no text, no True, no 2.5 for an int."""
-    if isinstance(value, (bool, str, bytes)):
-        return None
-    try:
-        return operator.index(value) if kind is int else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return None
-
-
-def _numbers(values: Any) -> tuple[float, ...] | None:
-    """Finite numbers, one or more, from a tuple, list or array; None where they are none."""
-    found = _each(values, lambda value: _number(value, float))
-    return found if found is not None and all(abs(v) < 1e300 for v in found) else None
-
-
-def _each(values: Any, read: Callable[[Any], Any]) -> tuple[Any, ...] | None:
-    """What is read from every one of them; None where there is none, or one that cannot be read."""
-    try:
-        found = tuple(read(value) for value in values)
-    except TypeError:
-        return None
-    return None if not found or None in found else found
-
-
-PERMUTATIONS = ("weights", "activations", "inner", "sinkhorn", "identity", "random")  # methods that permute B
-MIXINGS = ("zipit", "cca", "ot")  # that combine units
-METHODS = (*PERMUTATIONS, *MIXINGS)
-METHODS_ON_DATA = ("activations", "inner", *MIXINGS)  # that compare units on data
 REPAIRS = ("auto", "none", "batchnorm", "rescale", "repair")
-
-
-@dataclass(frozen=True)
-class AlignConfig:
-    """How two networks are aligned.
-
-    Raises:
-        AlignmentError: a value out of its range, with the range.
-    """
-
-    method: str = "weights"  # or another of PERMUTATIONS and MIXINGS
-    seed: int = 0
-    restarts: int = 4  # starts of weight matching; the best objective is kept
-    sweeps: int = 100  # sweeps over all groups per start, at most
-    tolerance: float = 1e-9  # relative gain of the objective under which a start has converged
-    alpha: float = 0.3  # of zipit: what a merge leaves of a cluster's similarity; 0: a cluster is a pair
-    beta: float = 0.125  # of zipit: share of the merges that may lie within one network; 0: only across
-    gamma: float = 1.0  # of cca: regularisation, relative to the mean eigenvalue of the covariances
-    entropy: float = 0.0  # of ot: regularisation, in units of 1 - correlation; 0: an assignment
-    soft_steps: int = 300  # of Adam, in method "sinkhorn"
-    soft_lr: float = 0.05  # of the logits of the soft permutations
-    soft_tau: tuple[float, float] = (1.0, 0.1)  # temperature at the first and last step: near 0 they are permutations
-
-    def __post_init__(self) -> None:
-        if len(self.soft_tau) != 2 or min(self.soft_tau) <= 0:
-            raise AlignmentError(f"soft_tau is {self.soft_tau!r}: give the first and last temperature, both above 0.")
-        for name, high in (("alpha", 1), ("beta", 1), ("gamma", 1e6), ("entropy", 1e6), ("soft_lr", 1e6)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= high:
-                raise AlignmentError(f"{name} is {value!r}: it lies between 0 and {high:g}.")
 
 
 @dataclass(frozen=True)
@@ -193,7 +130,7 @@ class MergeConfig:
     points: int = 25  # networks on the line of a loss barrier, both ends included (25: Git Re-Basin)
 
     def __post_init__(self) -> None:
-        weight, points = _number(self.weight, float), _number(self.points, int)
+        weight, points = number(self.weight, float), number(self.points, int)
         if weight is None or not -10 <= weight <= 10:
             raise AlignmentError(
                 f"the weight of B is {self.weight!r}: it lies between -10 and 10, where 0 is A alone and 1 is B' alone."

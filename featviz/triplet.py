@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from featviz.config import RenderConfig
 from featviz.data import Data
 from featviz.errors import RenderError
-from featviz.matching.alignment import Alignment, align
+from featviz.matching.align import align
+from featviz.matching.alignment import Alignment, LinearAlignment
 from featviz.matching.indexer import UnitMatch, UnitMix
 from featviz.merging.merge import merge
 from featviz.model_checks import check_same_architecture
@@ -135,7 +136,7 @@ def render_unit_triplet(
         merged = replace(a, model=merge(a.model, b.model, alignment, data=data))
     merged = _uncompiled(as_subject(merged))
     check_same_architecture(a.model, merged.model)
-    mixed, indexer = alignment.mixing is not None, alignment.indexer
+    mixed, indexer = isinstance(alignment, LinearAlignment), alignment.indexer
     second = b if mixed else replace(b, model=alignment.permute(b.model))
     subjects = {"A": a, "B" if mixed else "B'": second, "merged": merged}
     for name, model in (also or {}).items():

@@ -477,12 +477,12 @@ def test_a_mistake_has_no_traceback_and_exit_code_2_in_a_shell(tmp_path):
 
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
-    from featviz.matching import alignment
+    from featviz.matching import align
 
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(alignment, "align", interrupted)
+    monkeypatch.setattr(align, "align", interrupted)
     before = files(here)
     assert main(ALIGN) == 130
     assert capsys.readouterr().err == "featviz: stopped\n"
@@ -490,15 +490,15 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(here, monkeypatch, capsys):
 
 
 def test_a_warning_is_a_line_and_not_a_stack(here, monkeypatch, tmp_path, capsys):
-    from featviz.matching import alignment
+    from featviz.matching import align
 
-    original = alignment.align
+    original = align.align
 
     def warned(*args, **settings):
         warnings.warn("unit 3 is dead", stacklevel=2)
         return original(*args, **settings)
 
-    monkeypatch.setattr(alignment, "align", warned)
+    monkeypatch.setattr(align, "align", warned)
     assert main([*ALIGN[:-1], str(tmp_path / "ab.safetensors")]) == 0
     assert "featviz: note: unit 3 is dead\n" in capsys.readouterr().err
 

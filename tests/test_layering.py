@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "config", "units", "files"}
+BASE = {"errors", "ranges", "matching_methods", "config", "units", "files"}
 TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
 ALL = LEVEL_4 | {"networks", "pretrained", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
@@ -19,7 +19,9 @@ ALL = LEVEL_4 | {"networks", "pretrained", "evidence", "panel", "panel_rendering
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors"},
+    "ranges": {"errors"},
+    "matching_methods": {"errors", "ranges"},
+    "config": {"errors", "ranges", "matching_methods"},
     "units": {"errors"},
     "files": {"errors"},
     "data": BASE,
@@ -50,6 +52,8 @@ MAY_IMPORT = {
 # package -> third-party packages that it may import; packages that are not named may import any
 THIRD_PARTY = {
     "errors": set(),
+    "ranges": set(),
+    "matching_methods": set(),
     "config": set(),
     "units": set(),
     "files": set(),

@@ -16,7 +16,7 @@ from featviz.data import ImageFolderBatches
 from featviz.errors import DataError, UnitError
 from featviz.gallery import bands
 from featviz.matching.alignment import Alignment, load_alignment
-from featviz.matching.exchange import read_permutations
+from featviz.matching.exchange.permutation_files import read_permutations
 from featviz.model_checks import check_same_architecture
 from featviz.networks import build
 from featviz.rendering import layer_width, resolve_device, resolve_layer

@@ -58,6 +58,7 @@ def run(args: Namespace) -> None:
     from torch import contiguous_format
 
     from featviz.cli import inputs
+    from featviz.matching.alignment import PermutationAlignment
     from featviz.merging.merge import merge
 
     model_a, model_b = inputs.pair(args)
@@ -71,5 +72,5 @@ def run(args: Namespace) -> None:
         key: value.detach().cpu().clone(memory_format=contiguous_format) for key, value in merged.state_dict().items()
     }
     write_atomically(args.out, lambda part: save_file(weights, part))
-    other = "B'" if alignment.mixing is None else "B (" + alignment.method + ")"
+    other = "B'" if isinstance(alignment, PermutationAlignment) else "B (" + alignment.method + ")"
     print(f"{args.out}: {1 - args.weight:g} of A and {args.weight:g} of {other}, repair {args.repair}")

@@ -67,7 +67,7 @@ def run(args: Namespace) -> None:
     asked = rendering.units_by_layer(args.units)
     rendering.check_pictures(args.out, asked)
     from featviz.cli import inputs
-    from featviz.matching.alignment import align
+    from featviz.matching.align import align
     from featviz.merging.merge import merge
     from featviz.triplet import render_unit_triplet
 

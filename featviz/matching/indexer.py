@@ -1,8 +1,8 @@
 """The unit indexer: which unit of B is A's unit i, at every named module, in both directions.
 
-A unit of a module is one channel of its output. The trace of `groups.py` says which element of which permutation group
-each channel carries; where a module carries an element several times (concatenation, flattening), the k-th copy in A
-answers to the k-th copy in B. A unit that may not move (a logit, an input channel) answers to itself.
+A unit of a module is one channel of its output. `PermutationGroups.layers` says which element of which group each channel
+carries. Where a module carries an element several times (concatenation, flattening), the partner of the k-th copy in A is the
+k-th copy in B. A unit that may not move (a logit, an input channel) is its own partner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from featviz.errors import AlignmentError, UnitError, near_names
 from featviz.matching.assignment import Matching
-from featviz.matching.linear.merge import Member, Mixing, members_of
+from featviz.matching.linear.combination import LinearCombination, Member, members_of
 from featviz.symmetry.groups import Group, Index, LayerUnits, PermutationGroups
 from featviz.units import format_unit
 
@@ -90,13 +90,12 @@ class UnitMix:
 class UnitIndexer:
     """All questions about correspondence: `match`, `a_to_b`, `b_to_a`, `table`, and group and layer look-ups.
 
-    Where units are combined, not permuted, `members` alone tells what a merged unit is made of.
+    This one is of permutations; `LinearUnitIndexer` is of linear combinations, where units have members and no partners.
     """
 
-    def __init__(self, groups: PermutationGroups, matching: Matching, mixing: Mixing | None = None) -> None:
+    def __init__(self, groups: PermutationGroups, matching: Matching) -> None:
         self._groups = groups
         self._matching = matching
-        self._mixing = mixing
         self._partners: dict[str, Index] = {}
 
     @property
@@ -145,9 +144,7 @@ class UnitIndexer:
         A unit that may not move is half A's and half B's unit of its number.
         """
         (asked,) = self.check(layer, unit).tolist()
-        if self._mixing is None:
-            return Member("A", asked, 0.5), Member("B", int(self._partner(layer)[asked]), 0.5)
-        return members_of(self._groups, self._mixing, self.units(layer), asked)
+        return Member("A", asked, 0.5), Member("B", int(self._partner(layer)[asked]), 0.5)
 
     def mix(self, layer: str, unit: int) -> UnitMix:
         """The members of a merged unit, and how far its two parts agree (of a permutation: the score of the match)."""
@@ -161,9 +158,8 @@ class UnitIndexer:
         """The partner of A's unit, with score and margin.
 
         Raises:
-            UnitError: as `check()`. AlignmentError: units are combined and have no partners; so too for all that follow.
+            UnitError: as `check()`.
         """
-        self._only_permutations()
         (a,) = self.check(layer, unit).tolist()
         info = self.units(layer)
         if info.group[a] < 0:
@@ -175,7 +171,6 @@ class UnitIndexer:
 
     def table(self, layer: str) -> list[dict[str, object]]:
         """One row per unit: layer, a, b, score, margin, group. Ready for a data frame or a CSV writer."""
-        self._only_permutations()
         info = self.units(layer)
         names = [None if g < 0 else self._groups.groups[g].name for g in info.group]
         return [{**asdict(self.match(layer, unit)), "group": names[unit]} for unit in range(info.width)]
@@ -197,16 +192,8 @@ class UnitIndexer:
             raise UnitError(f"there is no group {group!r}: {near_names(group, names)}")
         return self._groups.modules(group)
 
-    def _only_permutations(self) -> None:
-        if self._mixing is not None:
-            raise AlignmentError(
-                "this alignment combines units, which have no single partners: ask for members(layer, unit), or align by "
-                "'activations'."
-            )
-
     def _partner(self, layer: str) -> Index:
         """(width,): for every unit of A the unit of B at its place."""
-        self._only_permutations()
         if layer not in self._partners:
             info = self.units(layer)
             partner = np.arange(info.width)
@@ -226,12 +213,42 @@ class UnitIndexer:
 
 
 def _partial(info: LayerUnits, channels: Index, perm: Index) -> Index:
-    """Partners where the layer carries only some elements of a group: those inside it; -1 is left to none.
+    """Partners where the layer carries only some elements of a group (a slice).
 
-    A slice of a layer keeps places, not units: its place i shows B's unit `perm[i]`, which the slice of the original B may
-    not contain. Such a place answers to itself.
+    The slice of B' shows B's unit `perm[i]` where A's shows its unit i. Where the slice of the original B does not contain all
+    of these, the units of the layer are their own partners.
     """
     at = {int(element): int(channel) for channel, element in zip(channels, info.element[channels], strict=True)}
     wanted = [int(perm[element]) for element in info.element[channels]]
     inside = all(element in at for element in wanted)
     return np.array([at[element] for element in wanted]) if inside else channels
+
+
+class LinearUnitIndexer(UnitIndexer):
+    """Of merged units that combine several units of both networks: `members` and `mix` tell which.
+
+    `match`, `a_to_b`, `b_to_a` and `table` are refused: units have no single partners.
+    """
+
+    def __init__(self, groups: PermutationGroups, combination: LinearCombination) -> None:
+        super().__init__(groups, Matching({}, combination.scores, {}))
+        self._combination = combination
+
+    def members(self, layer: str, unit: int) -> tuple[Member, ...]:
+        (asked,) = self.check(layer, unit).tolist()
+        return members_of(self._groups, self._combination, self.units(layer), asked)
+
+    def match(self, layer: str, unit: int) -> UnitMatch:
+        raise self._no_partners()
+
+    def table(self, layer: str) -> list[dict[str, object]]:
+        raise self._no_partners()
+
+    def _partner(self, layer: str) -> Index:
+        raise self._no_partners()
+
+    def _no_partners(self) -> AlignmentError:
+        return AlignmentError(
+            "this alignment combines units, which have no single partners: ask for members(layer, unit), or align by "
+            "'activations'."
+        )

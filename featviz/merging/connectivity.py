@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from featviz.data import Data, device_of, inputs_of
 from featviz.isolation import weight_sharing_copy
-from featviz.matching.activations import Observer
+from featviz.matching.unit_activations import Observer
 from featviz.moments import Moments, samples_of
 from featviz.symmetry.groups import LayerUnits
 

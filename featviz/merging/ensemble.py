@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import AlignmentError
-from featviz.matching.activations import Observer
+from featviz.matching.unit_activations import Observer
 from featviz.merging.barrier import evaluate
 
 MEANS = ("logits", "probabilities")

@@ -2,9 +2,9 @@
 et al. 2023, section 4.3).
 
 A, B, their alignment, a layer -> two networks. Up to the layer both are the merge; after it each is its parent, whose first
-weights are changed so that they read the parent's units from the merged ones (`split` of `matching/linear/merge.py`; for
-permutations B's are reordered). The layer has to separate the network: units of a residual stream that goes on after it would
-be both merged and unmerged.
+weights are changed so that they read the parent's units from the merged ones (`unmerge` of `matching/linear/combination.py`;
+for permutations B's are reordered). The layer has to separate the network: units of a residual stream that goes on after it
+would be both merged and unmerged.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from featviz.data import Data
 from featviz.errors import AlignmentError, near_names
 from featviz.isolation import copy_of
 from featviz.matching.alignment import Alignment
+from featviz.matching.linear.combination import LinearCombination
 from featviz.matching.linear.merge import (
-    Mixing,
-    axes_by_parameter,
-    check_mixable,
-    direction,
-    mix_modules,
+    OUTPUT,
+    axis_role,
+    check_combinable,
+    merge_linearly,
     module_of,
-    of_permutations,
     parent_share,
 )
+from featviz.matching.unit_axes import axes_by_parameter
 from featviz.merging.batchnorm import check_batchnorm_repair, has_batchnorm, reset_batchnorm
 from featviz.symmetry.discovery import private_copy
 from featviz.tensors import named_tensors
@@ -67,16 +67,18 @@ def merge_heads(
     check_batchnorm_repair(repair, model_a, data, "two heads")
     alignment.check(model_a, model_b)
     groups = alignment.groups
-    mixing = of_permutations(alignment.permutations) if alignment.mixing is None else alignment.mixing
-    check_mixable(model_a, groups, mixing, alignment.method)
+    combination = alignment.as_combination()
+    check_combinable(model_a, groups, combination, alignment.method)
     trunk = tensors_until(model_a, until, example_input)
     on = axes_by_parameter(groups)
     mixed = _trunk_groups(model_a, alignment, until, trunk)
-    merged = named_tensors(mix_modules(model_a, model_b, groups, mixing))
+    merged = named_tensors(merge_linearly(model_a, model_b, groups, combination))
     heads = []
     for parent, model in enumerate((model_a, model_b)):
         identities = {group.name: (np.eye(group.size), np.eye(group.size)) for group in groups}
-        split = {name: mixing.split[name] if name in mixed else identity for name, identity in identities.items()}
+        unmerge = {
+            name: combination.unmerge[name] if name in mixed else identity for name, identity in identities.items()
+        }
         head = copy_of(model)
         with torch.no_grad():
             for name, tensor in named_tensors(head).items():
@@ -87,7 +89,9 @@ def merge_heads(
                 elif any(group in mixed for group, _ in on.get(name, [])):
                     owner = module_of(head, name)
                     tensor.copy_(
-                        parent_share(tensor, parent, on[name], owner, name, Mixing(identities, split), share=1)
+                        parent_share(
+                            tensor, parent, on[name], owner, name, LinearCombination(identities, unmerge), share=1
+                        )
                     )
         if data is not None and repair != "none" and has_batchnorm(head):
             reset_batchnorm(head, data, progress)
@@ -107,8 +111,7 @@ def _trunk_groups(model: nn.Module, alignment: Alignment, until: str, trunk: set
         producers = {
             axis.parameter
             for axis in group.axes
-            if direction(module_of(model, axis.parameter), axis.parameter, tensors[axis.parameter], axis.axis)
-            == "produces"
+            if axis_role(module_of(model, axis.parameter), axis.parameter, tensors[axis.parameter], axis.axis) == OUTPUT
         }
         if not producers & trunk:
             continue

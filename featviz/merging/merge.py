@@ -11,8 +11,9 @@ from torch import nn
 from featviz.config import MergeConfig
 from featviz.data import Data
 from featviz.errors import AlignmentError
-from featviz.matching.alignment import Alignment
-from featviz.matching.linear.merge import layer_rows, mix_modules
+from featviz.matching.alignment import Alignment, LinearAlignment
+from featviz.matching.linear.combination import layer_rows
+from featviz.matching.linear.merge import merge_linearly
 from featviz.merging.average import average
 from featviz.merging.batchnorm import has_batchnorm, reset_batchnorm
 from featviz.merging.repair import repair_channels
@@ -57,15 +58,15 @@ def merge(
         alignment.check(model_a, model_b)
     rows = None
     weight = config.weight
-    if alignment is not None and alignment.mixing is not None:
+    if isinstance(alignment, LinearAlignment):
         if weight != 0.5:
             raise AlignmentError(
                 f"method {alignment.method!r} merges A and B equally, not with weight {weight} of B: use weight=0.5, "
                 "or align by 'activations'."
             )
         permuted = model_b
-        merged = mix_modules(model_a, model_b, alignment.groups, alignment.mixing)
-        rows = partial(layer_rows, alignment.groups, alignment.mixing)
+        merged = merge_linearly(model_a, model_b, alignment.groups, alignment.combination)
+        rows = partial(layer_rows, alignment.groups, alignment.combination)
     else:
         permuted = model_b if alignment is None else alignment.permute(model_b)
         merged = average((model_a, permuted), (1 - weight, weight))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from featviz.data import Data
-from featviz.matching.multi_network import ManyAlignment
+from featviz.matching.multi_network.alignment import ManyAlignment
 from featviz.merging.average import average
 from featviz.merging.batchnorm import Progress, check_batchnorm_repair, has_batchnorm, reset_batchnorm
 

@@ -1,4 +1,4 @@
-"""C2M3: many networks to one universe by Frank-Wolfe; against plain pairs, brute force and what was planted."""
+"""C2M3: many networks to one common basis by Frank-Wolfe; against plain pairs, brute force and what was planted."""
 
 import dataclasses
 import itertools
@@ -23,8 +23,16 @@ from torch import nn
 
 import featviz
 from featviz.config import AlignConfig
-from featviz.matching.c2m3 import Universe, between, frank_wolfe, hard, highest, match_c2m3
-from featviz.matching.weights import Evidence
+from featviz.matching.multi_network.c2m3 import (
+    SumOverPairs,
+    argmax_on_unit_interval,
+    frank_wolfe,
+    interpolate,
+    match_from_starts,
+    permutation_matrices,
+)
+from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.problem import MatchingProblem
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.permute import permute_module
 
@@ -47,13 +55,13 @@ def mlp(seed: int, width: int = 3) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
-def universe_of(make, example, count: int = 3) -> tuple[list[nn.Module], Universe]:
+def sum_of(make, example, count: int = 3) -> tuple[list[nn.Module], SumOverPairs]:
     models = [seeded(make, seed) for seed in range(count)]
-    return models, Universe(models, permutation_groups(models[0], example))
+    return models, SumOverPairs(models, permutation_groups(models[0], example))
 
 
-def drawn(universe: Universe, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    return [random_permutations(universe.groups, 100 * seed + k) for k in range(universe.count)]
+def drawn(total: SumOverPairs, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    return [random_permutations(total.groups, 100 * seed + k) for k in range(total.count)]
 
 
 def over_pairs(models, groups, perms) -> float:
@@ -61,41 +69,41 @@ def over_pairs(models, groups, perms) -> float:
     total = 0.0
     for p, q in itertools.combinations(range(len(models)), 2):
         there = {name: perms[q][name][np.argsort(perm)] for name, perm in perms[p].items()}
-        total += Evidence(models[p], models[q], groups).objective(there)
+        total += NormalizedWeights(models[p], models[q], groups).objective(there)
     return total
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_objective_at_permutations_is_that_of_weight_matching_summed_over_pairs(name):
-    models, universe = universe_of(*NETWORKS[name])
-    perms = drawn(universe)
-    assert float(universe.objective(hard(perms))) == pytest.approx(
-        over_pairs(models, universe.groups, perms), rel=1e-12
+    models, total = sum_of(*NETWORKS[name])
+    perms = drawn(total)
+    assert float(total.objective(permutation_matrices(perms))) == pytest.approx(
+        over_pairs(models, total.groups, perms), rel=1e-12
     )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_line_is_the_objective_and_its_slope_the_gradient(name):
     """Between two soft points, also of groups that lie on two axes of one tensor."""
-    _, universe = universe_of(*NETWORKS[name])
-    a, b, c = (hard(drawn(universe, seed)) for seed in range(3))
-    start, end = between(a, b, 0.3), between(b, c, 0.6)
-    line = universe.along(start, end)
+    _, total = sum_of(*NETWORKS[name])
+    a, b, c = (permutation_matrices(drawn(total, seed)) for seed in range(3))
+    start, end = interpolate(a, b, 0.3), interpolate(b, c, 0.6)
+    line = total.on_segment(start, end)
     for t in (0.0, 0.17, 0.5, 0.83, 1.0):
-        assert line(t) == pytest.approx(float(universe.objective(between(start, end, t))), rel=1e-9)
-    slope = sum(float((g * (end[name] - start[name])).sum()) for name, g in universe.gradient(start).items())
+        assert line(t) == pytest.approx(float(total.objective(interpolate(start, end, t))), rel=1e-9)
+    slope = sum(float((g * (end[name] - start[name])).sum()) for name, g in total.gradient(start).items())
     assert line.deriv()(0) == pytest.approx(slope, rel=1e-9)
     grid = np.linspace(0, 1, 1001)
-    assert line(highest(line)) >= line(grid).max() - 1e-12 * abs(line(grid)).max()
+    assert line(argmax_on_unit_interval(line)) >= line(grid).max() - 1e-12 * abs(line(grid)).max()
 
 
 @pytest.mark.parametrize("name", ["residual", "convolution groups", "heads"])
 def test_no_step_lowers_the_objective(name):
-    _, universe = universe_of(*NETWORKS[name])
-    soft, trace = frank_wolfe(universe, hard(drawn(universe)))
+    _, total = sum_of(*NETWORKS[name])
+    soft, trace = frank_wolfe(total, permutation_matrices(drawn(total)))
     assert len(trace) > 3
     assert (np.diff(trace) >= -1e-12 * trace[-1]).all()
-    assert trace[-1] == pytest.approx(float(universe.objective(soft)), rel=1e-9)
+    assert trace[-1] == pytest.approx(float(total.objective(soft)), rel=1e-9)
     for values in soft.values():
         assert values.min() >= 0
         torch.testing.assert_close(values.sum(1), torch.ones_like(values.sum(1)))
@@ -122,7 +130,7 @@ def test_planted_permutations_come_back(name, count):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_three_come_back_without_the_start_of_weight_matching(name):
     models, groups, planted = planted_copies(*NETWORKS[name], 3)
-    (first, *others), _ = match_c2m3(models, groups, AlignConfig())
+    (first, *others), _ = match_from_starts(MatchingProblem("c2m3", tuple(models), groups), AlignConfig())
     for own, wanted in zip(others, planted, strict=True):
         assert all((own[group][np.argsort(first[group])] == perm).all() for group, perm in wanted.items())
 
@@ -138,7 +146,7 @@ def test_three_networks_against_every_way_to_permute_them(seed):
     """(3!)**4 of them: two groups in two networks, beside the first one's order. One start would not do."""
     models = [mlp(3 * seed + k) for k in range(3)]
     groups = permutation_groups(models[0], torch.rand(1, 3))
-    perms, reached = match_c2m3(models, groups, AlignConfig())
+    perms, reached = match_from_starts(MatchingProblem("c2m3", tuple(models), groups), AlignConfig())
     assert reached == pytest.approx(over_pairs(models, groups, perms), rel=1e-9)
     orders = [np.array(order) for order in itertools.permutations(range(3))]
     names = [group.name for group in groups]
@@ -146,7 +154,7 @@ def test_three_networks_against_every_way_to_permute_them(seed):
     same = choices[0]
     tables = {}
     for p, q in itertools.combinations(range(3), 2):
-        pair = Evidence(models[p], models[q], groups)
+        pair = NormalizedWeights(models[p], models[q], groups)
         tables[p, q] = np.array([pair.objective(choice) for choice in choices])
     number = {tuple(np.concatenate(list(choice.values()))): k for k, choice in enumerate(choices)}
     best = -np.inf
@@ -157,13 +165,13 @@ def test_three_networks_against_every_way_to_permute_them(seed):
 
 
 @pytest.mark.parametrize("name", ["residual", "convolution groups"])
-def test_a_merge_in_the_universe_is_the_merge_in_the_basis_of_the_first(name):
+def test_a_merge_in_the_common_basis_is_the_merge_in_the_basis_of_the_first(name):
     """Up to the first one's permutation, which changes no output."""
     make, example = NETWORKS[name]
     models = [seeded(make, seed).double() for seed in range(3)]
     groups = permutation_groups(models[0], example.double())
     found = featviz.align_many(models, example.double(), "c2m3", restarts=2)
-    perms, _ = match_c2m3(models, groups, AlignConfig(restarts=2))
+    perms, _ = match_from_starts(MatchingProblem("c2m3", tuple(models), groups), AlignConfig(restarts=2))
     there = [permute_module(model, groups, own) for model, own in zip(models, perms, strict=True)]
     with torch.no_grad():
         for parameter, *others in zip(*(model.parameters() for model in there), strict=True):

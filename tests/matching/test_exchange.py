@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.errors import AlignmentError, OutputError
-from featviz.matching.exchange import INVERSE
+from featviz.matching.exchange.permutation_files import INVERSE
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
 NETWORKS = {

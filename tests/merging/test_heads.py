@@ -31,8 +31,8 @@ def test_the_heads_read_their_own_units_off_the_merged_ones(method):
     group = alignment.groups.groups[int(alignment.groups.layers["conv1"].group[0])].name
     x = DATA[0].double()
     for number, (head, own) in enumerate(zip(heads, (a, b), strict=True)):
-        if alignment.mixing is not None:
-            split = torch.from_numpy(alignment.mixing.split[group][number])
+        if isinstance(alignment, featviz.LinearAlignment):
+            split = torch.from_numpy(alignment.combination.unmerge[group][number])
         else:
             eye = torch.eye(6, dtype=torch.float64)
             split = eye if number == 0 else eye[torch.from_numpy(alignment.permutations[group])].T

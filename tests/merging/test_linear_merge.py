@@ -15,9 +15,10 @@ import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError
 from featviz.matching.linear.cca import cca_units
-from featviz.matching.linear.covariance import Joint, correlation_of
-from featviz.matching.linear.merge import Member, layer_rows, mix_modules, of_permutations
-from featviz.matching.linear.optimal_transport import sinkhorn, transport_units
+from featviz.matching.linear.combination import Member, combination_of_permutations, layer_rows
+from featviz.matching.linear.merge import merge_linearly
+from featviz.matching.linear.optimal_transport import transport_plan, transport_units
+from featviz.matching.linear.statistics import UnitStatistics, correlation_of
 from featviz.matching.linear.zipit import zip_clusters, zip_units
 from featviz.merging.average import average
 from featviz.symmetry.permute import permute_module
@@ -50,9 +51,9 @@ def samples(n: int = 6, count: int = 4000, seed: int = 0) -> np.ndarray:
     )
 
 
-def joint_of(x: np.ndarray) -> Joint:
+def statistics_of(x: np.ndarray) -> UnitStatistics:
     covariance = np.cov(x, bias=True)
-    return Joint(covariance, correlation_of(covariance))
+    return UnitStatistics(covariance, correlation_of(covariance))
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,11 @@ def alignments(pair) -> dict[str, featviz.Alignment]:
 
 
 @pytest.mark.parametrize("make", [TinyResNet, TinyCNN, Concatenated])
-def test_a_permutation_as_a_mixing_is_permute_and_average(make):
+def test_a_permutation_as_a_combination_is_permute_and_average(make):
     a, b = seeded(make, 0), seeded(make, 1)
     groups = featviz.permutation_groups(a, EXAMPLE)
     perms = random_permutations(groups)
-    mixed = mix_modules(a, b, groups, of_permutations(perms)).state_dict()
+    mixed = merge_linearly(a, b, groups, combination_of_permutations(perms)).state_dict()
     for name, tensor in average([a, permute_module(b, groups, perms)]).state_dict().items():
         torch.testing.assert_close(mixed[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -80,9 +81,11 @@ def test_every_tensor_is_merge_times_weights_times_split(pair, alignments):
     """The formula, written out by hand for each tensor of the residual network."""
     a, b = (model.double().state_dict() for model in copy.deepcopy(pair))
     for alignment in alignments.values():
-        mixing = alignment.mixing
+        combination = alignment.combination
         merged = featviz.merge(*pair, alignment, repair="none").state_dict()
-        stream, last = (list(zip(mixing.merge[g], mixing.split[g], strict=True)) for g in ("conv1", "conv3"))
+        stream, last = (
+            list(zip(combination.merge[g], combination.unmerge[g], strict=True)) for g in ("conv1", "conv3")
+        )
 
         def both(formula, name, parts):
             return sum(
@@ -104,7 +107,7 @@ def test_every_tensor_is_merge_times_weights_times_split(pair, alignments):
 def test_zipit_finds_the_clusters_of_a_plain_greedy_search():
     """Reference: dictionaries and loops, one pair at a time."""
     for seed in range(5):
-        correlation = joint_of(samples(seed=seed)).correlation
+        correlation = statistics_of(samples(seed=seed)).correlation
         n, alpha, beta = 6, 0.3, 0.5
         similar = {(i, j): correlation[i, j] for i in range(2 * n) for j in range(2 * n) if i != j}
         clusters = {i: {i} for i in range(2 * n)}
@@ -136,7 +139,7 @@ def test_zipit_finds_the_clusters_of_a_plain_greedy_search():
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.5), (1, 1), (0, 1), (0.5, 0), (0, 0.3)])
 def test_a_zip_is_a_partition_into_as_many_means(alpha, beta):
-    (merge_a, merge_b), (split_a, split_b) = zip_units(joint_of(samples(7)).correlation, alpha, beta)
+    (merge_a, merge_b), (split_a, split_b) = zip_units(statistics_of(samples(7)).correlation, alpha, beta)
     member = np.concatenate([split_a, split_b])
     assert set(np.unique(member)) <= {0, 1}
     assert (member.sum(1) == 1).all()
@@ -147,7 +150,7 @@ def test_a_zip_is_a_partition_into_as_many_means(alpha, beta):
 
 
 def test_a_zip_across_in_pairs_is_a_permutation_in_the_order_of_a():
-    correlation = joint_of(samples(5)).correlation
+    correlation = statistics_of(samples(5)).correlation
     merge, split = zip_units(correlation, alpha=0, beta=0)
     np.testing.assert_array_equal(merge[0], np.eye(5) / 2)
     np.testing.assert_array_equal(split[1].sum(0), np.ones(5))
@@ -164,7 +167,7 @@ def test_cca_is_the_transformation_of_the_canonical_directions(gamma):
     u, _, vt = np.linalg.svd(np.linalg.inv(sqrtm(s_a)) @ c[:n, n:] @ np.linalg.inv(sqrtm(s_b)))
     w_a, w_b = np.linalg.inv(sqrtm(s_a)) @ u, np.linalg.inv(sqrtm(s_b)) @ vt.T
     expected = (w_b @ np.linalg.inv(w_a)).T
-    merge, split = cca_units(Joint(c, correlation_of(c)), gamma, "g")
+    merge, split = cca_units(UnitStatistics(c, correlation_of(c)), gamma, "g")
     np.testing.assert_allclose(2 * merge[1], expected, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(split[1] @ expected, np.eye(n), atol=1e-8)
     np.testing.assert_array_equal(split[0], np.eye(n))
@@ -173,7 +176,7 @@ def test_cca_is_the_transformation_of_the_canonical_directions(gamma):
 def test_cca_undoes_any_linear_map_of_the_units():
     x = samples(5)[:5]
     mixed = np.random.default_rng(1).standard_normal((5, 5))
-    merge, _ = cca_units(joint_of(np.concatenate([x, mixed @ x])), 0, "g")
+    merge, _ = cca_units(statistics_of(np.concatenate([x, mixed @ x])), 0, "g")
     np.testing.assert_allclose(2 * merge[1] @ mixed, np.eye(5), atol=1e-6)
 
 
@@ -181,34 +184,34 @@ def test_cca_without_regularisation_refuses_units_that_never_vary():
     x = samples(4)
     x[1] = 0
     with pytest.raises(AlignmentError, match="give a gamma above 0"):
-        cca_units(joint_of(x), 0, "g")
-    merge, split = cca_units(joint_of(x), 0.1, "g")
+        cca_units(statistics_of(x), 0, "g")
+    merge, split = cca_units(statistics_of(x), 0.1, "g")
     assert np.isfinite([*merge, *split]).all()
 
 
 def test_the_transport_plan_tends_to_the_optimum_and_keeps_its_marginals():
     """Reference: the linear programme of optimal transport."""
-    joint = joint_of(samples(5))
-    cost = 1 - joint.correlation[:5, 5:]
+    statistics = statistics_of(samples(5))
+    cost = 1 - statistics.correlation[:5, 5:]
     rows, columns = np.kron(np.eye(5), np.ones(5)), np.kron(np.ones(5), np.eye(5))
     exact = linprog(cost.ravel(), A_eq=np.concatenate([rows, columns]), b_eq=np.full(10, 0.2))
-    soft = sinkhorn(cost, 0.01)
+    soft = transport_plan(cost, 0.01)
     np.testing.assert_allclose(soft.sum(0), 0.2, rtol=1e-6)
     np.testing.assert_allclose(soft.sum(1), 0.2, rtol=1e-3)
     assert exact.fun <= (soft * cost).sum() < exact.fun + 0.01
-    merge, split = transport_units(joint, 0, "g")
+    merge, split = transport_units(statistics, 0, "g")
     assert 0.4 * (merge[1] * cost).sum() == pytest.approx(exact.fun)
     np.testing.assert_array_equal(2 * merge[1].T, split[1])
 
 
 @pytest.mark.parametrize("entropy", [0.05, 1.0])
 def test_sinkhorn_is_the_plain_iteration(entropy):
-    cost = 1 - joint_of(samples(5)).correlation[:5, 5:]
+    cost = 1 - statistics_of(samples(5)).correlation[:5, 5:]
     kernel, v = np.exp(-cost / entropy), np.ones(5)
     for _ in range(20000):
         u = 0.2 / (kernel @ v)
         v = 0.2 / (kernel.T @ u)
-    np.testing.assert_allclose(sinkhorn(cost, entropy), u[:, None] * kernel * v, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(transport_plan(cost, entropy), u[:, None] * kernel * v, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -243,8 +246,8 @@ def test_members_say_what_a_merged_unit_is_made_of(pair, alignments):
             assert weights == sorted(weights, reverse=True)
             for number, model in enumerate("AB"):
                 row = {member.unit: member.weight for member in members if member.model == model}
-                dense = alignment.mixing.merge["conv1"][number][unit]
-                rows = layer_rows(alignment.groups, alignment.mixing, alignment.groups.layers["bn2"], number)
+                dense = alignment.combination.merge["conv1"][number][unit]
+                rows = layer_rows(alignment.groups, alignment.combination, alignment.groups.layers["bn2"], number)
                 np.testing.assert_array_equal(rows[unit], dense)
                 assert row == {int(n): pytest.approx(dense[n]) for n in np.flatnonzero(dense)}, method
 
@@ -259,15 +262,15 @@ def test_copies_of_a_unit_have_the_copies_of_its_members():
             assert sorted(found) == sorted(expected)
 
 
-def test_a_saved_mixing_comes_back(pair, alignments, tmp_path):
+def test_a_saved_combination_comes_back(pair, alignments, tmp_path):
     for method, alignment in alignments.items():
         alignment.save(tmp_path / "m.safetensors")
         again = featviz.load_alignment(tmp_path / "m.safetensors")
         assert again.method == method
         for group in alignment.groups:
             for ours, theirs in zip(
-                [*alignment.mixing.merge[group.name], *alignment.mixing.split[group.name]],
-                [*again.mixing.merge[group.name], *again.mixing.split[group.name]],
+                [*alignment.combination.merge[group.name], *alignment.combination.unmerge[group.name]],
+                [*again.combination.merge[group.name], *again.combination.unmerge[group.name]],
                 strict=True,
             ):
                 np.testing.assert_array_equal(ours, theirs)
@@ -350,7 +353,7 @@ def test_repaired_units_have_the_mixed_moments_of_their_members():
     merged = featviz.merge(a, b, alignment, repair="repair", data=[torch.cat(DATA)])
     with torch.no_grad():
         outputs = [model.conv1(torch.cat(DATA)).transpose(0, 1).flatten(1) for model in (a, b, merged)]
-    merge_a, merge_b = (torch.from_numpy(m).float() for m in alignment.mixing.merge["conv1"])
+    merge_a, merge_b = (torch.from_numpy(m).float() for m in alignment.combination.merge["conv1"])
     mean, spread = ([o.mean(1) for o in outputs], [o.std(1, correction=0) for o in outputs])
     torch.testing.assert_close(mean[2], merge_a @ mean[0] + merge_b @ mean[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(spread[2], merge_a @ spread[0] + merge_b @ spread[1], rtol=1e-4, atol=1e-5)

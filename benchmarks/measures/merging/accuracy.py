@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 import featviz
-from featviz.config import METHODS_ON_DATA
+from featviz.matching_methods import method_named
 from featviz.merging.batchnorm import has_batchnorm
 from measures import report
 from measures.cifar import Batches, add_cifar, sample
@@ -87,10 +87,10 @@ def accuracies(
         alignment = None
         if method != "unaligned":
             began = time.monotonic()
-            data = train if method in METHODS_ON_DATA else None
+            data = train if method_named(method).needs_data else None
             alignment = alignments[method] = featviz.align(a, b, train.example, method, data)
             row["seconds"] = time.monotonic() - began
-            if alignment.mixing is None:
+            if isinstance(alignment, featviz.PermutationAlignment):
                 scores = torch.cat([torch.from_numpy(score) for score in alignment.scores.values()])
                 row |= {"mean_score": float(scores.mean()), "objectives": list(alignment.matching.objectives)}
         repairs = {"average": "none", "repaired": repair} | ({"rescale": "rescale"} if method == "activations" else {})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import featviz
-from featviz.config import METHODS_ON_DATA
+from featviz.matching_methods import method_named
 from featviz.merging.heads import tensors_until
 from measures.cifar import Batches, add_cifar, sample
 from measures.merging.accuracy import LABELS
@@ -39,7 +39,7 @@ def measure(args: argparse.Namespace) -> Record:
     weights = sum(weight.numel() for weight in a.parameters())
     rows = [{"until": None, "method": None, "merged": 0.0, "accuracy": accuracies([a, b], test)}]
     for method in args.methods:
-        alignment = featviz.align(a, b, train.example, method, train if method in METHODS_ON_DATA else None)
+        alignment = featviz.align(a, b, train.example, method, train if method_named(method).needs_data else None)
         for until in args.until:
             names = tensors_until(a, until, train.example)
             share = sum(weight.numel() for name, weight in a.named_parameters() if name in names) / weights

@@ -16,22 +16,30 @@ import numpy as np
 
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Floats
-from featviz.matching.linear.covariance import Joint
-from featviz.matching.linear.merge import Pair
+from featviz.matching.linear.combination import LinearCombination, Pair
+from featviz.matching.linear.combine import combine_groups
+from featviz.matching.linear.statistics import UnitStatistics
+from featviz.matching.problem import MatchingProblem
+from featviz.matching_methods import CCAOptions
 
 SMALLEST = 1e-10  # eigenvalue over the largest below which a covariance has no full rank
 
 
-def cca_units(joint: Joint, gamma: float, group: str) -> tuple[Pair, Pair]:
-    """(merge of A and B, split of A and B): (I/2, T/2), (I, T^-1).
+def match_cca(problem: MatchingProblem, options: CCAOptions) -> LinearCombination:
+    """Method "cca". For what is raised see `combine_groups` and `cca_units`."""
+    return combine_groups(problem, lambda statistics, group: cca_units(statistics, options.gamma, group))
+
+
+def cca_units(statistics: UnitStatistics, gamma: float, group: str) -> tuple[Pair, Pair]:
+    """(merge of A and B, unmerge of A and B): (I/2, T/2), (I, T^-1).
 
     Raises:
         AlignmentError: gamma is too small for the covariances of this group.
     """
-    n = joint.size
-    root_a, inverse_a = _roots(joint.covariance[:n, :n], gamma, group)
-    root_b, inverse_b = _roots(joint.covariance[n:, n:], gamma, group)
-    left, _, right = np.linalg.svd(inverse_a @ joint.covariance[:n, n:] @ inverse_b)
+    n = statistics.size
+    root_a, inverse_a = _roots(statistics.covariance[:n, :n], gamma, group)
+    root_b, inverse_b = _roots(statistics.covariance[n:, n:], gamma, group)
+    left, _, right = np.linalg.svd(inverse_a @ statistics.covariance[:n, n:] @ inverse_b)
     turn = left @ right
     there, back = root_a @ turn @ inverse_b, root_b @ turn.T @ inverse_a
     eye = np.eye(n)

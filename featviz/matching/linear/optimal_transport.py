@@ -14,22 +14,30 @@ import numpy as np
 from scipy.special import logsumexp
 
 from featviz.matching.assignment import Floats, assign
-from featviz.matching.linear.covariance import Joint
-from featviz.matching.linear.merge import Pair
+from featviz.matching.linear.combination import LinearCombination, Pair
+from featviz.matching.linear.combine import combine_groups
+from featviz.matching.linear.statistics import UnitStatistics
+from featviz.matching.problem import MatchingProblem
+from featviz.matching_methods import TransportOptions
 
 ITERATIONS, TOLERANCE = 10000, 1e-9
 
 
-def transport_units(joint: Joint, entropy: float, group: str) -> tuple[Pair, Pair]:
-    """(merge of A and B, split of A and B): (I/2, T/2), (I, T^T) with T = n * plan."""
-    n = joint.size
-    similarity = joint.correlation[:n, n:]
+def match_transport(problem: MatchingProblem, options: TransportOptions) -> LinearCombination:
+    """Method "ot". For what is raised see `combine_groups`."""
+    return combine_groups(problem, lambda statistics, group: transport_units(statistics, options.entropy, group))
+
+
+def transport_units(statistics: UnitStatistics, entropy: float, group: str) -> tuple[Pair, Pair]:
+    """(merge of A and B, unmerge of A and B): (I/2, T/2), (I, T^T) with T = n * plan."""
+    n = statistics.size
+    similarity = statistics.correlation[:n, n:]
     eye = np.eye(n)
-    plan = eye[assign(similarity, group)] if entropy == 0 else n * sinkhorn(1 - similarity, entropy)
+    plan = eye[assign(similarity, group)] if entropy == 0 else n * transport_plan(1 - similarity, entropy)
     return (eye / 2, plan / 2), (eye, plan.T)
 
 
-def sinkhorn(cost: Floats, entropy: float) -> Floats:
+def transport_plan(cost: Floats, entropy: float) -> Floats:
     """The plan (n, n) with marginals 1/n, by Sinkhorn's iteration on logarithms: no entropy is too small for exp.
 
     Small entropies converge slowly; after `ITERATIONS` the columns' marginals are exact, the rows' nearly so.

@@ -1,6 +1,6 @@
 """ZipIt (Stoica et al. 2023, "ZipIt! Merging Models from Different Tasks without Training"), over whole networks.
 
-joint correlations (2n, 2n) -> a partition of the 2n units of A and B into n clusters, each merged to its mean.
+correlations (2n, 2n) -> a partition of the 2n units of A and B into n clusters, each merged to its mean.
 
 Greedy: merge the pair of highest correlation, also two units of one network, until n are left. A cluster is as similar to
 another as its least similar members (their minimum), times `alpha` for every merge it has seen (paper, section 4.3), so that
@@ -13,11 +13,21 @@ with those of B, as they come.
 import numpy as np
 
 from featviz.matching.assignment import Floats
-from featviz.matching.linear.merge import Pair
+from featviz.matching.linear.combination import LinearCombination, Pair
+from featviz.matching.linear.combine import combine_groups
+from featviz.matching.problem import MatchingProblem
+from featviz.matching_methods import ZipItOptions
+
+
+def match_zipit(problem: MatchingProblem, options: ZipItOptions) -> LinearCombination:
+    """Method "zipit". For what is raised see `combine_groups`."""
+    return combine_groups(
+        problem, lambda statistics, group: zip_units(statistics.correlation, options.alpha, options.beta)
+    )
 
 
 def zip_units(correlation: Floats, alpha: float, beta: float) -> tuple[Pair, Pair]:
-    """(merge of A and B, split of A and B), each (n, n).
+    """(merge of A and B, unmerge of A and B), each (n, n).
 
     Merged unit i has A's unit i as its first member of A; clusters of B's units alone take the places that are left.
     """
@@ -40,22 +50,22 @@ def zip_clusters(correlation: Floats, alpha: float, beta: float) -> list[list[in
     """n clusters of the 2n units (B's from n on)."""
     n = len(correlation) // 2
     clusters = [[unit] for unit in range(2 * n)]
-    home = np.repeat([0, 1], n)  # of a cluster: 0 and 1 for units of one network alone, 2 for both
+    origin = np.repeat([0, 1], n)  # of a cluster: 0 and 1 for units of one network alone, 2 for both
     plain = np.array(correlation, dtype=np.float64)  # least correlation of the members
     value = plain.copy()  # and what the merges have left of it
     budget = [int(n // 2 * beta + 1e-9)] * 2
-    gone, closed = np.zeros((2, 2 * n), dtype=bool)
+    dropped, closed = np.zeros((2, 2 * n), dtype=bool)
     for _ in range(n):
-        barred = gone[:, None] | gone | np.eye(2 * n, dtype=bool)
-        spent = np.array([*(left <= 0 for left in budget), False])[home]
-        ruled_out = barred | (spent[:, None] & (home[:, None] == home)) | closed[:, None] | closed
-        pairs = np.where(barred, -np.inf, plain) if ruled_out.all() else np.where(ruled_out, -np.inf, value)
+        merged = dropped[:, None] | dropped | np.eye(2 * n, dtype=bool)
+        spent = np.array([*(left <= 0 for left in budget), False])[origin]
+        ruled_out = merged | (spent[:, None] & (origin[:, None] == origin)) | closed[:, None] | closed
+        pairs = np.where(merged, -np.inf, plain) if ruled_out.all() else np.where(ruled_out, -np.inf, value)
         one, other = sorted(divmod(int(pairs.argmax()), 2 * n))
-        if home[one] == home[other] < 2:
-            budget[home[one]] -= 1
-        home[one] = home[one] if home[one] == home[other] else 2
+        if origin[one] == origin[other] < 2:
+            budget[origin[one]] -= 1
+        origin[one] = origin[one] if origin[one] == origin[other] else 2
         clusters[one] += clusters[other]
         for matrix, factor in ((plain, 1.0), (value, alpha)):
             matrix[one] = matrix[:, one] = factor * np.minimum(matrix[one], matrix[other])
-        closed[one], gone[other] = alpha == 0, True
-    return [sorted(cluster) for cluster, dropped in zip(clusters, gone, strict=True) if not dropped]
+        closed[one], dropped[other] = alpha == 0, True
+    return [sorted(cluster) for cluster, gone in zip(clusters, dropped, strict=True) if not gone]

@@ -28,9 +28,10 @@ from torch import nn
 
 from featviz.errors import AlignmentError, OutputError, near_names
 from featviz.files import write_atomically
-from featviz.matching.alignment import CONVENTION, Alignment, check_digest
-from featviz.matching.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
-from featviz.matching.weights import Evidence, scored
+from featviz.matching.alignment import Alignment, PermutationAlignment, check_digest
+from featviz.matching.alignment_file import CONVENTION
+from featviz.matching.exchange.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
+from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.symmetry.discovery import permutation_groups, private_copy
 from featviz.symmetry.verification import TOLERANCE, relative_error
@@ -80,7 +81,7 @@ def read_permutations(
     convention: str | None = None,
     fixed: str | None = None,
     permutee: str | None = None,
-) -> Alignment:
+) -> PermutationAlignment:
     """The alignment that a file or a dictionary of permutations states, checked against the networks' own symmetry.
 
     Args:
@@ -133,8 +134,8 @@ def read_permutations(
         )
     if left:
         warnings.warn(f"{where} states nothing for these groups, whose units stay: {', '.join(left)}.", stacklevel=2)
-    evidence = Evidence(model_a, model_b, groups)
-    return Alignment(groups, scored(evidence, groups, perms, [evidence.objective(perms)]), method, seed, *digests)
+    matching = score_by_weights(NormalizedWeights(model_a, model_b, groups), groups, perms)
+    return PermutationAlignment(groups, method, seed, *digests, matching)
 
 
 def _content(path: Path) -> dict[str, Any]:

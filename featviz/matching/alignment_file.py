@@ -1,0 +1,103 @@
+"""The file of an alignment: groups, layers and arrays by group <-> one safetensors file.
+
+Arrays: `index/GROUP/k` (what the units own on the group's k-th axis), `layers/MODULE` and `reads/MODULE` (group and element of
+every unit), and what the kind of alignment adds under names `KIND/GROUP`. Metadata: format, convention, method, seed, digests
+of both networks, and as JSON everything that is not an array.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from featviz.errors import AlignmentError
+from featviz.files import write_atomically
+from featviz.symmetry.groups import Group, GroupAxis, LayerUnits, PermutationGroups, Pinned
+
+CONVENTION = "B'[i] = B[perm[i]]"
+FORMAT = "featviz.alignment"
+Arrays = dict[str, np.ndarray]
+
+
+def write_alignment_file(
+    path: str | Path, groups: PermutationGroups, header: Mapping[str, str], arrays: Arrays, structure: Mapping[str, Any]
+) -> None:
+    """Write atomically; `arrays` and `structure` are added to those of the groups, `header` to the metadata.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    own, described = _flatten_groups(groups)
+    arrays = {key: np.ascontiguousarray(array) for key, array in {**own, **arrays}.items()}
+    metadata = {"format": FORMAT, "featviz": version("featviz"), "convention": CONVENTION, **header}
+    metadata["structure"] = json.dumps(described | dict(structure))
+    write_atomically(path, lambda part: save_file(arrays, part, metadata=metadata))
+
+
+def read_alignment_file(path: str | Path) -> tuple[PermutationGroups, dict[str, str], Arrays, dict[str, Any]]:
+    """Groups, metadata, all arrays and the structure of a file, also of one that an earlier version wrote.
+
+    Raises:
+        AlignmentError: there is no such file, it is damaged, or it is no alignment.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AlignmentError(f"there is no alignment file {path}: make one with `featviz align`.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AlignmentError(f"{path} is damaged or no safetensors file ({error}): make it again.") from error
+    if metadata.get("format") != FORMAT or metadata.get("convention") != CONVENTION:
+        raise AlignmentError(
+            f"{path} is a safetensors file but no alignment of featviz: make one with `featviz align`."
+        )
+    structure = json.loads(metadata["structure"])
+    return _unflatten_groups(arrays, structure), metadata, arrays, structure
+
+
+def _flatten_groups(groups: PermutationGroups) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays by key, and everything else as JSON."""
+    arrays: Arrays = {}
+    described = []
+    for group in groups:
+        axes = []
+        for number, axis in enumerate(group.axes):
+            arrays[f"index/{group.name}/{number}"] = axis.index
+            axes.append({"parameter": axis.parameter, "axis": axis.axis, "blocks": axis.blocks})
+        described.append(
+            {"name": group.name, "size": group.size, "axes": axes, "blocks": group.blocks, "family": group.family}
+        )
+    sites = {}
+    for role, layers in (("layers", groups.layers), ("reads", groups.reads)):
+        sites[role] = {name: [units.width, units.axis] for name, units in layers.items()}
+        for name, units in layers.items():
+            arrays[f"{role}/{name}"] = np.stack([units.group, units.element]).astype(np.int32)
+    pinned = [asdict(pin) for pin in groups.pinned]
+    return arrays, {"groups": described, "sites": sites, "pinned": pinned, "unknown": dict(groups.unknown)}
+
+
+def _unflatten_groups(arrays: Arrays, structure: dict[str, Any]) -> PermutationGroups:
+    groups = []
+    for entry in structure["groups"]:
+        axes = [
+            GroupAxis(index=arrays[f"index/{entry['name']}/{number}"], **axis)
+            for number, axis in enumerate(entry["axes"])
+        ]
+        groups.append(Group(entry["name"], entry["size"], tuple(axes), entry["blocks"], entry["family"]))
+    layers, reads = (
+        {
+            name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64))
+            for name, (width, axis) in structure["sites"][role].items()
+        }
+        for role in ("layers", "reads")
+    )
+    pinned = tuple(Pinned(**pin) for pin in structure["pinned"])
+    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"])

@@ -1,0 +1,1 @@
+"""Permutations exchanged with other tools."""

@@ -1,0 +1,73 @@
+"""An alignment of more than two networks, in the basis of the first; cycle-consistent by construction.
+
+The permutation from network q to network p goes through the common basis, so that compositions round a cycle are the identity.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from featviz.errors import AlignmentError
+from featviz.matching.assignment import Matching
+from featviz.matching.indexer import UnitIndexer
+from featviz.model_checks import digest
+from featviz.symmetry.groups import Index, PermutationGroups
+from featviz.symmetry.permute import permute_module
+
+Perms = dict[str, Index]
+
+
+@dataclass(frozen=True)
+class ManyAlignment:
+    """Networks in the basis of the first: `permutations[k][group][i]` is network k's unit at place i; the first one's are the
+    identity.
+
+    Args:
+        objective: the sum over all pairs of what the method compares. digests: which networks these are.
+    """
+
+    groups: PermutationGroups
+    permutations: tuple[Mapping[str, Index], ...]
+    method: str
+    objective: float
+    digests: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.permutations)
+
+    def pair(self, first: int, second: int) -> Perms:
+        """Permutations of network `second` into the basis of network `first`, through the common one."""
+        return relative_permutations(self.permutations[first], self.permutations[second])
+
+    def permute(self, models: Sequence[nn.Module]) -> list[nn.Module]:
+        """All networks in the common basis; each computes what it did.
+
+        Raises:
+            AlignmentError: these are not the networks of this alignment.
+        """
+        if len(models) != len(self):
+            raise AlignmentError(
+                f"this alignment is of {len(self)} networks, not of {len(models)}: give the same ones."
+            )
+        for number, (model, wanted) in enumerate(zip(models, self.digests, strict=True)):
+            if digest(model) != wanted:
+                raise AlignmentError(
+                    f"network {number} is not the one of this alignment: give the same ones in that order."
+                )
+        return [permute_module(m, self.groups, p) for m, p in zip(models, self.permutations, strict=True)]
+
+    def members(self, layer: str, unit: int) -> tuple[int, ...]:
+        """Every network's unit that corresponds to the first one's `unit`.
+
+        Raises:
+            UnitError: there is no such layer or unit.
+        """
+        indexers = [UnitIndexer(self.groups, Matching(perms, {}, {})) for perms in self.permutations]
+        return tuple(int(indexer.a_to_b(layer, unit)) for indexer in indexers)
+
+
+def relative_permutations(first: Mapping[str, Index], second: Mapping[str, Index]) -> Perms:
+    """Of two networks' permutations into one basis: those that bring the second network into the first one's order."""
+    return {name: second[name][np.argsort(perm)] for name, perm in first.items()}

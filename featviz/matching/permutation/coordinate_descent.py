@@ -1,0 +1,76 @@
+"""Coordinate descent over the groups: the algorithm of weight matching (Ainsworth et al. 2022, algorithm 1).
+
+permutations -> permutations with a sum over parameters of <A, B'> that is at least as large. With the other groups held, the
+best permutation of one group is a linear assignment: similarity[i, j] is the inner product of all that A's unit i and B's unit
+j own. Where a parameter has the group on two axes, or a family has blocks (`weight_blocks.py`), a step is taken only if the sum
+rises.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from featviz.matching.assignment import assign
+from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.weight_blocks import best_block_permutations
+from featviz.matching_methods import WeightMatchingOptions
+from featviz.symmetry.groups import Group, Index, PermutationGroups
+
+Perms = dict[str, Index]
+
+
+def coordinate_descent(
+    weights: NormalizedWeights,
+    groups: PermutationGroups,
+    perms: Perms,
+    options: WeightMatchingOptions,
+    generator: np.random.Generator,
+) -> Perms:
+    """Sweep over the families in random order until a sweep gains less than the relative tolerance."""
+    families = groups.families()
+    scale = max(abs(weights.objective(perms)), 1e-12)
+    for _ in range(options.sweeps):
+        gained = 0.0
+        for number in generator.permutation(len(families)):
+            found = best_permutations(weights, families[number], perms)
+            if all(np.array_equal(perm, perms[name]) for name, perm in found.items()):
+                continue
+            owned = weights.owned(families[number])
+            gain = weights.objective({**perms, **found}, owned) - weights.objective(perms, owned)
+            if gain > 0:
+                perms |= found
+                gained += gain
+        if gained <= options.tolerance * scale:
+            break
+    return perms
+
+
+def best_permutations(weights: NormalizedWeights, family: tuple[Group, ...], perms: Mapping[str, Index]) -> Perms:
+    """The best permutations of one family's groups, the others held."""
+    if family[0].blocks > 1:
+        return best_block_permutations(weights, family, perms)
+    (group,) = family
+    return {group.name: assign(weights.similarity(group, perms), group.name)}
+
+
+def place_progressively(
+    weights: NormalizedWeights,
+    families: Sequence[tuple[Group, ...]],
+    perms: Mapping[str, Index],
+    generator: np.random.Generator | None = None,
+) -> Perms:
+    """Place families one by one beside those in `perms`, each time the one of which most weights can be compared.
+
+    Args:
+        generator: of the choice, in proportion to the number of weights, in place of the largest.
+    """
+    perms = dict(perms)
+    waiting = list(families)
+    while waiting:
+        known = np.array([weights.comparable(family, perms) for family in waiting], dtype=float)
+        if generator is not None and known.sum() > 0:
+            chosen = int(generator.choice(len(waiting), p=known / known.sum()))
+        else:
+            chosen = int(known.argmax())
+        perms |= best_permutations(weights, waiting.pop(chosen), perms)
+    return perms

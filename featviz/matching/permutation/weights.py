@@ -1,0 +1,64 @@
+"""Weight matching (Ainsworth, Hayase & Srinivasa 2022, "Git Re-Basin"): coordinate descent from several starts.
+
+weights of A and of B -> one permutation per group with a large sum over parameters of <A, B'>.
+
+Single starts get stuck, and the identity is a poor start. A start here is *progressive*: a parameter counts only once all other
+groups on it have been placed, so that what is known grows from the input and the output, whose order is fixed. That alone
+recovers a planted permutation of a residual MLP (git-re-basin issue 8). Further starts take the groups in random order, every
+fourth begins at random permutations, and one at activation matching's where there is data; the best sum is kept.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from featviz.matching.assignment import Matching
+from featviz.matching.permutation.activations import match_correlations
+from featviz.matching.permutation.coordinate_descent import Perms, coordinate_descent, place_progressively
+from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.problem import MatchingProblem
+from featviz.matching_methods import MethodOptions, WeightMatchingOptions
+from featviz.symmetry.groups import Index
+from featviz.symmetry.permute import random_permutations
+
+
+def match_weights(
+    problem: MatchingProblem, options: WeightMatchingOptions, start: Mapping[str, Index] | None = None
+) -> Matching:
+    """Method "weights".
+
+    Args:
+        start: permutations from which one more start begins; None: activation matching's, where there is data.
+
+    Raises:
+        AlignmentError: the weights are not finite.
+    """
+    if start is None and problem.data is not None:
+        start = match_correlations(problem, MethodOptions()).perms
+    weights = NormalizedWeights(problem.model_a, problem.model_b, problem.groups)
+    best: Perms = {}
+    objectives: list[float] = []
+    total = options.restarts + (start is not None)
+    for perms, generator in _starts(weights, problem, options.restarts, start):
+        perms = coordinate_descent(weights, problem.groups, perms, options, generator)
+        objectives.append(weights.objective(perms))
+        if objectives[-1] >= max(objectives):
+            best = perms
+        if problem.progress:
+            problem.progress(len(objectives), total)
+    return score_by_weights(weights, problem.groups, best, objectives)
+
+
+def _starts(
+    weights: NormalizedWeights, problem: MatchingProblem, restarts: int, given: Mapping[str, Index] | None
+) -> Iterator[tuple[Perms, np.random.Generator]]:
+    """The permutations at which every start begins, and its generator; the given ones last."""
+    groups = problem.groups
+    for number in range(restarts):
+        generator = np.random.default_rng([problem.seed, number])
+        if number % 4 == 3:
+            yield random_permutations(groups, generator), generator
+        else:
+            yield place_progressively(weights, groups.families(), {}, generator if number else None), generator
+    if given is not None:
+        yield dict(given), np.random.default_rng([problem.seed, restarts])

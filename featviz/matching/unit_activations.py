@@ -1,0 +1,155 @@
+"""Where the units of a group are observed, and what they do there on data.
+
+networks, groups -> the sites of every group: the inputs of all modules with a weight matrix or kernel that consume it (after
+the nonlinearity, on all branches of a residual stream); module outputs where no such module consumes it. A group that no named
+module shows (the queries inside `nn.MultiheadAttention`) has no site.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featviz.data import Data, device_of, inputs_of
+from featviz.errors import AlignmentError
+from featviz.isolation import evaluation_mode
+from featviz.matching.problem import Progress
+from featviz.moments import Moments, Pairs
+from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
+from featviz.tensors import tensors_of
+
+
+@dataclass(frozen=True)
+class ActivationSite:
+    """A module's input (or output), the axis of its units, and the channels of each element of the group (n, copies)."""
+
+    module: str
+    is_input: bool
+    axis: int
+    channels: Index
+
+    def samples(self, activation: Tensor) -> Tensor:
+        """(sample, unit) of the module's tensor; every copy of an element, image and position is a sample."""
+        rows = activation.movedim(self.axis, 0).flatten(1)
+        picked = rows[torch.from_numpy(self.channels.reshape(-1)).to(rows.device)]
+        return picked.reshape(len(self.channels), -1).T
+
+
+def activation_sites(model: nn.Module, groups: PermutationGroups) -> dict[str, list[ActivationSite]]:
+    """For every group the sites at which its units are observed."""
+    modules = dict(model.named_modules())
+    found: dict[str, list[ActivationSite]] = {}
+    for number, group in enumerate(groups):
+        inputs = [
+            _site(name, True, units, number, group.size)
+            for name, units in groups.reads.items()
+            if any(p.dim() > 1 for p in modules[name].parameters(recurse=False))
+        ]
+        sites = [site for site in inputs if site is not None]
+        if not sites:
+            outputs = [_site(name, False, units, number, group.size) for name, units in groups.layers.items()]
+            sites = [site for site in outputs if site is not None][-1:]
+        found[group.name] = sites
+    return found
+
+
+def _site(module: str, is_input: bool, units: LayerUnits, number: int, size: int) -> ActivationSite | None:
+    """The site of group `number` at a module; None where the module does not show every element equally often."""
+    channels = np.flatnonzero(units.group == number)
+    elements = units.element[channels]
+    if (
+        len(channels) == 0
+        or len(channels) % size
+        or (np.bincount(elements, minlength=size) != len(channels) // size).any()
+    ):
+        return None
+    order = channels[np.argsort(elements, kind="stable")]
+    return ActivationSite(module, is_input, units.axis, order.reshape(size, -1))
+
+
+class Observer:
+    """Context: while it is open, every forward pass, in eval mode, leaves the wanted modules' tensors in `seen`.
+
+    A module that is called several times in a pass leaves its first call, of which `groups.layers` and `reads` know the units.
+
+    Args:
+        wanted: (module name, whether its input rather than its output).
+    """
+
+    def __init__(self, model: nn.Module, wanted: Iterable[tuple[str, bool]]) -> None:
+        self.seen: dict[tuple[str, bool], Tensor] = {}
+        self._model = model
+        self._wanted = set(wanted)
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "Observer":
+        modules = dict(self._model.named_modules())
+        self._handles.append(self._model.register_forward_pre_hook(lambda *_: self.seen.clear()))
+        for name, is_input in self._wanted:
+            if is_input:
+                hook = self._keep_input(name)
+                self._handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                self._handles.append(modules[name].register_forward_hook(self._keep_output(name)))
+        self._mode = evaluation_mode(self._model)
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._mode.__exit__(*error)
+
+    def _keep_input(self, name: str) -> Callable[[nn.Module, tuple, dict], None]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            if (name, True) not in self.seen:
+                self.seen[name, True] = tensors_of((args, kwargs))[0].clone()
+
+        return hook
+
+    def _keep_output(self, name: str) -> Callable[[nn.Module, tuple, object], None]:
+        def hook(_: nn.Module, args: tuple, output: object) -> None:
+            if (name, False) not in self.seen:
+                self.seen[name, False] = tensors_of(output)[0].clone()
+
+        return hook
+
+
+def measure_moments(
+    models: Sequence[nn.Module],
+    sites: Mapping[str, Sequence[ActivationSite]],
+    data: Data,
+    crossed: Pairs,
+    progress: Progress = None,
+) -> dict[str, list[Moments]]:
+    """Moments of every group at each of its sites, in one pass over `data`; set k of them are network k's units.
+
+    Args:
+        crossed: the pairs of networks of which the covariances of all units with all units are wanted.
+
+    Raises:
+        AlignmentError: there is no data.
+    """
+    moments = {group: [Moments(crossed=crossed) for _ in found] for group, found in sites.items()}
+    devices = [device_of(model) for model in models]
+    batches = 0
+    with torch.inference_mode(), ExitStack() as stack:
+        wanted = [(site.module, site.is_input) for found in sites.values() for site in found]
+        observers = [stack.enter_context(Observer(model, wanted)) for model in models]
+        for x in inputs_of(data, devices[0]):
+            for model, device in zip(models, devices, strict=True):
+                model(x.to(device))
+            for group, found in sites.items():
+                for site, own in zip(found, moments[group], strict=True):
+                    seen = [observer.seen[site.module, site.is_input] for observer in observers]
+                    own.add(*(site.samples(tensor).to(devices[0]) for tensor in seen))
+            batches += 1
+            if progress:
+                progress(batches, 0)
+    if not batches:
+        raise AlignmentError("activation matching got no data: `data` yielded no batch (a generator serves only once).")
+    return moments
