@@ -6,7 +6,7 @@ Examples:
 """
 
 from measures.command import main
-from measures.merging import accuracy, bundle, grids, heads, many, plots, train
+from measures.merging import MEASURES
 
 if __name__ == "__main__":
-    main(__doc__, [accuracy, plots, heads, many, grids, train, bundle])
+    main(__doc__, MEASURES)

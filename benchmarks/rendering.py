@@ -6,7 +6,7 @@ Examples:
 """
 
 from measures.command import main
-from measures.rendering import ablation, defaults, gpu, memory, quality, throughput
+from measures.rendering import MEASURES
 
 if __name__ == "__main__":
-    main(__doc__, [throughput, quality, defaults, ablation, memory, gpu])
+    main(__doc__, MEASURES)

@@ -6,7 +6,7 @@ Examples:
 """
 
 from measures.command import main
-from measures.symmetry import architectures, matching
+from measures.symmetry import MEASURES
 
 if __name__ == "__main__":
-    main(__doc__, [architectures, matching])
+    main(__doc__, MEASURES)

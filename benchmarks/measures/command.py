@@ -13,16 +13,32 @@ A module without `table` is a tool: it has `add(parser)` and `run(args)`.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from measures import report
 
 
-def main(description: str | None, measures: list[ModuleType]) -> None:
+def main(description: str | None, measures: Sequence[ModuleType]) -> None:
     """Read the arguments, measure, print the table; with --keep write record, table and plot into the repository."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(metavar="MEASURE", required=True)
+    args = parser(description, measures).parse_args()
+    measured = vars(args).pop("measured")
+    if not hasattr(measured, "table"):
+        measured.run(args)
+        return
+    record = report.provenance() | measured.measure(args)
+    print(measured.table([record]))
+    if args.out:
+        report.write_record(args.out, record)
+    if args.keep:
+        keep(measured, record)
+
+
+def parser(description: str | None, measures: Sequence[ModuleType]) -> argparse.ArgumentParser:
+    """A parser whose `measured` is the module of the subcommand."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = made.add_subparsers(metavar="MEASURE", required=True)
     for measure in measures:
         summary = (measure.__doc__ or "").partition("\n")[0].rstrip(".")
         command = commands.add_parser(
@@ -40,17 +56,7 @@ def main(description: str | None, measures: list[ModuleType]) -> None:
                 help="write the record into benchmarks/results, the table into docs/results.md",
             )
             command.add_argument("--out", type=Path, metavar="FILE", help="write the record to this file")
-    args = parser.parse_args()
-    measured = vars(args).pop("measured")
-    if not hasattr(measured, "table"):
-        measured.run(args)
-        return
-    record = report.provenance() | measured.measure(args)
-    print(measured.table([record]))
-    if args.out:
-        report.write_record(args.out, record)
-    if args.keep:
-        keep(measured, record)
+    return made
 
 
 def keep(measure: ModuleType, record: report.Record) -> None:
