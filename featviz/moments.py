@@ -22,7 +22,7 @@ from torch import Tensor
 from featviz.errors import DataError
 
 Pairs = Iterable[tuple[int, int]]
-BLOCK = 2**18  # elements that are centred at once on a CPU: they stay in its cache
+BLOCK = 2**20  # elements that are centred at once on a CPU
 
 
 def samples_of(activation: Tensor, axis: int) -> Tensor:
@@ -38,6 +38,9 @@ class Moments:
 
     A set is, for example, one layer of one network; sample s of every set belongs to the same image and position. Set i has n_i
     units. Means and variances of all sets are kept; of covariances only those that are asked for.
+
+    Samples may have further dimensions before (sample, unit): (fold, sample, unit) gives the moments of every fold apart, each
+    of `count` samples, and all results begin with the dimension of the folds.
 
     Args:
         paired: pairs (i, j) of sets whose covariance is wanted unit by unit, (n_i,); both have equally many units.
@@ -55,16 +58,15 @@ class Moments:
         self._products: list[Tensor] = []  # sums of products of centred samples, in the order of paired and crossed
 
     def add(self, *samples: Tensor) -> None:
-        """Take in one chunk: for every set its samples (sample, unit).
+        """Take in one chunk: for every set its samples (..., sample, unit).
 
         Raises:
             DataError: the sets have different numbers of samples, or other numbers of units than before.
         """
-        counts = [len(x) for x in samples]
-        if len(set(counts)) != 1 or any(x.dim() != 2 for x in samples):
+        if any(x.dim() < 2 or x.shape[:-1] != samples[0].shape[:-1] for x in samples):
             shapes = ", ".join(str(tuple(x.shape)) for x in samples)
             raise DataError(f"samples of shapes {shapes} do not belong together: give (sample, unit) for every set.")
-        if counts[0] == 0:
+        if samples[0].numel() == 0:
             return
         chunk = Moments(self.paired, self.crossed, self.dtype)
         with torch.no_grad(), torch.autocast(samples[0].device.type, enabled=False):
@@ -76,24 +78,26 @@ class Moments:
 
         Samples are centred block by block, so that no second copy of the chunk is made.
         """
-        self.count = count = len(samples[0])
-        rows = [x.detach().T for x in samples]
-        shifts = [x.mean(1, keepdim=True).to(self.dtype) for x in rows]
+        self.count = count = samples[0].shape[-2]
+        rows = [x.detach().mT for x in samples]
+        shifts = [x.mean(-1, keepdim=True).to(self.dtype) for x in rows]
         elements = BLOCK if rows[0].device.type == "cpu" else 32 * BLOCK
-        step = max(1, elements // max(1, *map(len, rows)))
+        step = max(1, elements * count // max(x.numel() for x in rows))
         sums: list[Tensor] = []
         for first in range(0, count, step):
-            centred = [x[:, first : first + step].to(self.dtype) - shift for x, shift in zip(rows, shifts, strict=True)]
-            new = [x.sum(1) for x in centred]
-            new += [x.square().sum(1) for x in centred]
-            new += [(centred[i] * centred[j]).sum(1) for i, j in self.paired]
-            new += [centred[i] @ centred[j].T for i, j in self.crossed]
+            centred = [
+                x[..., first : first + step].to(self.dtype) - shift for x, shift in zip(rows, shifts, strict=True)
+            ]
+            new = [x.sum(-1) for x in centred]
+            new += [torch.linalg.vector_norm(x, dim=-1).square() for x in centred]  # without a temporary square
+            new += [(centred[i] * centred[j]).sum(-1) for i, j in self.paired]
+            new += [centred[i] @ centred[j].mT for i, j in self.crossed]
             sums = [total.add_(more) for total, more in zip(sums, new, strict=True)] if sums else _double(new)
         rest, squares, products = sums[: len(rows)], sums[len(rows) : 2 * len(rows)], sums[2 * len(rows) :]
-        self._means = [s.squeeze(1).double() + r / count for s, r in zip(shifts, rest, strict=True)]
+        self._means = [s.squeeze(-1).double() + r / count for s, r in zip(shifts, rest, strict=True)]
         self._squares = [square - r.square() / count for square, r in zip(squares, rest, strict=True)]
         excess = [rest[i] * rest[j] / count for i, j in self.paired]
-        excess += [torch.outer(rest[i], rest[j]) / count for i, j in self.crossed]
+        excess += [_outer(rest[i], rest[j]) / count for i, j in self.crossed]
         self._products = [product - more for product, more in zip(products, excess, strict=True)]
 
     def merge(self, other: "Moments") -> None:
@@ -110,9 +114,11 @@ class Moments:
             self._means, self._squares, self._products = other._means, other._squares, other._products
             return
         self._check_pairs(other)
-        mine, theirs = ([len(mean) for mean in moments._means] for moments in (self, other))
+        mine, theirs = ([tuple(mean.shape) for mean in moments._means] for moments in (self, other))
         if mine != theirs:
-            raise DataError(f"{theirs} units cannot be added to moments of {mine} units: give the same layers.")
+            raise DataError(
+                f"moments of shapes {theirs} cannot be added to {mine}: give the same layers in each batch."
+            )
         share = other.count / (self.count + other.count)
         factor = self.count * share
         delta = [new.to(old) - old for new, old in zip(other._means, self._means, strict=True)]
@@ -120,13 +126,18 @@ class Moments:
         between = [change.square() for change in delta]
         self._squares = _sums(self._squares, other._squares, between, factor)
         between = [delta[i] * delta[j] for i, j in self.paired]
-        between += [torch.outer(delta[i], delta[j]) for i, j in self.crossed]
+        between += [_outer(delta[i], delta[j]) for i, j in self.crossed]
         self._products = _sums(self._products, other._products, between, factor)
         self.count += other.count
 
     def _check_pairs(self, other: "Moments") -> None:
         if (self.paired, self.crossed) != (other.paired, other.crossed):
             raise DataError("moments of other pairs of units cannot be added: make both with the same pairs.")
+
+    @property
+    def sets(self) -> int:
+        """How many sets of units there are; 0 before the first chunk."""
+        return len(self._means)
 
     def mean(self, i: int = 0) -> Tensor:
         """Means (n_i,) of set i."""
@@ -153,26 +164,26 @@ class Moments:
         """
         covariance = self._product(i, j) / self.count
         one, other = self.varies(i).double(), self.varies(j).double()
-        return covariance * (one * other if covariance.dim() == 1 else torch.outer(one, other))
+        return covariance * self._combined(one, other, i, j)
 
     def correlation(self, i: int = 0, j: int = 1) -> Tensor:
         """Pearson correlations in [-1, 1], of the shape of `covariance`; 0 for units that do not vary."""
         covariance = self.covariance(i, j)
         one, other = (torch.where(self.varies(k), self.variance(k), torch.inf).sqrt() for k in (i, j))
-        return (covariance / (one * other if covariance.dim() == 1 else torch.outer(one, other))).clamp(-1, 1)
+        return (covariance / self._combined(one, other, i, j)).clamp(-1, 1)
 
     def inner_product(self, i: int = 0, j: int = 1) -> Tensor:
         """E[x_i x_j], nothing subtracted, of the shape of `covariance`."""
         product = self._product(i, j) / self.count
         one, other = self._means[i], self._means[j]
-        return product + (one * other if product.dim() == 1 else torch.outer(one, other))
+        return product + self._combined(one, other, i, j)
 
     def cosine(self, i: int = 0, j: int = 1) -> Tensor:
         """`inner_product` over the roots of the mean squares, in [-1, 1]; 0 for a unit that is always 0."""
         inner = self.inner_product(i, j)
         squares = [self.variance(k) + self.mean(k).square() for k in (i, j)]
         one, other = (torch.where(square > 1e-30, square, torch.inf).sqrt() for square in squares)
-        return (inner / (one * other if inner.dim() == 1 else torch.outer(one, other))).clamp(-1, 1)
+        return (inner / self._combined(one, other, i, j)).clamp(-1, 1)
 
     def _product(self, i: int, j: int) -> Tensor:
         self._check_count()
@@ -180,8 +191,12 @@ class Moments:
         if (i, j) in pairs:
             return self._products[pairs.index((i, j))]
         if (j, i) in pairs:
-            return self._products[pairs.index((j, i))].T if (j, i) not in self.paired else self._product(j, i)
+            return self._products[pairs.index((j, i))].mT if (j, i) not in self.paired else self._product(j, i)
         raise DataError(f"the covariance of sets {i} and {j} was not kept: name the pair in `paired` or `crossed`.")
+
+    def _combined(self, one: Tensor, other: Tensor, i: int, j: int) -> Tensor:
+        """Products of values of the units of sets i and j, in the shape of their covariance."""
+        return one * other if (i, j) in self.paired or (j, i) in self.paired else _outer(one, other)
 
     def _check_count(self) -> None:
         if not self.count:
@@ -190,6 +205,11 @@ class Moments:
 
 def _sums(old: Sequence[Tensor], new: Sequence[Tensor], between: Sequence[Tensor], factor: float) -> list[Tensor]:
     return [a + b.to(a) + c * factor for a, b, c in zip(old, new, between, strict=True)]
+
+
+def _outer(one: Tensor, other: Tensor) -> Tensor:
+    """(..., n) and (..., m) -> (..., n, m)."""
+    return one.unsqueeze(-1) * other.unsqueeze(-2)
 
 
 def _double(tensors: Sequence[Tensor]) -> list[Tensor]:

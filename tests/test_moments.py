@@ -128,7 +128,7 @@ def test_what_cannot_be_measured_is_refused(sets):
     moments.add(*sets)
     with pytest.raises(DataError, match=r"sets 1 and 2 .* `paired` or `crossed`"):
         moments.covariance(1, 2)
-    with pytest.raises(DataError, match=r"\[4, 3, 4\] units"):
+    with pytest.raises(DataError, match=r"\(4,\), \(3,\), \(4,\)"):
         moments.add(sets[0], sets[1][:, :2], sets[2])
     with pytest.raises(DataError, match="other pairs"):
         moments.merge(added(sets, [1000], paired=[(0, 2)]))
@@ -148,3 +148,17 @@ def test_samples_of_low_precision_lose_nothing_more():
     np.testing.assert_allclose(moments.variance(), x.double().numpy().var(0), rtol=1e-10)
     np.testing.assert_allclose(moments.covariance(0, 0), x.double().numpy().var(0), rtol=1e-10)
     np.testing.assert_allclose(moments.covariance(0, 1), reference(x, x.flip(1)), rtol=1e-9)
+
+
+def test_folds_are_measured_apart(sets):
+    folds = [x.view(4, 250, -1) for x in sets]
+    moments = Moments(**PAIRS)
+    for first in (0, 100, 200):
+        moments.add(*(x[:, first : first + 100] for x in folds))
+    assert moments.count == 250
+    for fold in range(4):
+        alone = added([x[fold] for x in folds], [250], **PAIRS)
+        for i, j in ((0, 1), (1, 0), (1, 1), (0, 2)):
+            torch.testing.assert_close(moments.covariance(i, j)[fold], alone.covariance(i, j), rtol=1e-11, atol=1e-14)
+            torch.testing.assert_close(moments.correlation(i, j)[fold], alone.correlation(i, j), rtol=1e-11, atol=0)
+            torch.testing.assert_close(moments.cosine(i, j)[fold], alone.cosine(i, j), rtol=1e-12, atol=0)
