@@ -62,10 +62,7 @@ def layer_figures(sums: FoldSums, shares: Sequence[float], weights: Floats) -> L
     pairs = {(p, q): _diagonal(sums.covariance(p, q, weights)) for p, q in combinations(parents, 2)}
     agreement = [correlation(cov, variances[p], variances[q]) for (p, q), cov in pairs.items()]
     row_covariance = [  # of each parent's unit with its row
-        sum(
-            shares[q] * (variances[p] if p == q else pairs[min(p, q), max(p, q)]) for q in parents
-        )
-        for p in parents
+        sum(shares[q] * (variances[p] if p == q else pairs[min(p, q), max(p, q)]) for q in parents) for p in parents
     ]
     row_variance = np.maximum(sum(share * cov for share, cov in zip(shares, row_covariance, strict=True)), 0)
     row_variance = np.where(row_variance <= 1e-12 * sum(variances[p] for p in parents), 0, row_variance)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featviz.data import Data, device_of
 from featviz.errors import DataError, ModelError, UnitError
-from featviz.isolation import copy_of, frozen, ordinary_modes
+from featviz.isolation import ordinary_modes, weight_sharing_copy, without_attention_fastpath
 from featviz.subjects import Subject, normalized_inputs
 from featviz.symmetry.propagation import tensors_of
 
@@ -159,7 +159,7 @@ class _Recorder:
     """A private copy of a subject's network; calling it gives the layers' outputs as (fold, unit, row, position) with space."""
 
     def __init__(self, subject: Subject, layers: Mapping[str, int | None]) -> None:
-        self._model = copy_of(getattr(subject.model, "_orig_mod", subject.model))
+        self._model = weight_sharing_copy(getattr(subject.model, "_orig_mod", subject.model))
         self._name, self._layers = subject.name or "the network", layers
         self._seen: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
         self._images = self._folds = 0
@@ -173,7 +173,7 @@ class _Recorder:
                 raise UnitError(f"{self._name} has no layer {layer!r}: take layers that all networks have.")
             handle = modules[layer].register_forward_hook(self._hook(layer))
             self._stack.callback(handle.remove)
-        self._stack.enter_context(frozen(self._model))
+        self._stack.enter_context(without_attention_fastpath())
         return self
 
     def __exit__(self, *_: object) -> None:
