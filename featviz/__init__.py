@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from featviz.config import AlignConfig as AlignConfig
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
+    from featviz.evidence.fate import fate as fate
+    from featviz.evidence.fate import fate_of_parents as fate_of_parents
+    from featviz.evidence.fates import Fates as Fates
     from featviz.gallery.plots import plot_barriers as plot_barriers
     from featviz.gallery.plots import plot_connectivity as plot_connectivity
     from featviz.gallery.plots import plot_variance as plot_variance

@@ -28,8 +28,9 @@ class LayerFigures:
     """Figures of the n units of a layer for R resamplings of the images; P parents.
 
     agreement, fidelity: (R, n). correlation, predicted: (P, R, n) of the merged unit with each parent's at its place.
-    nearest: (P + 1, R, n) the row with the largest correlation, in each parent and in the rows' means (the last). own: the same
-    shape, whether it is the unit's own row (or as close). alive: (R, n) whether the merged unit varies; parents_alive: (P, R, n).
+    nearest: (P + 1, R, n) the row with the largest correlation, in each parent and in the rows' means (the last).
+    own: of the same shape, whether that is the unit's own row (or its own is as close).
+    alive: (R, n) whether the merged unit varies. parents_alive: (P, R, n).
     variance: (R, n) of the merged unit over that of its row; NaN where the row does not vary.
     """
 
@@ -45,7 +46,7 @@ class LayerFigures:
 
 
 def layer_pairs(parents: int) -> list[tuple[int, int]]:
-    """Pairs of sets whose covariances are needed, for all units of one with all of the other: parents are 0 to P - 1, merged is P."""
+    """Pairs of sets whose covariances are needed, all units with all: sets 0 to P - 1 are the parents, P is merged."""
     return [*combinations(range(parents), 2), *((parents, p) for p in range(parents))]
 
 
@@ -62,12 +63,12 @@ def layer_figures(sums: FoldSums, shares: Sequence[float], weights: Floats) -> L
     pairs = {(p, q): _diagonal(sums.covariance(p, q, weights)) for p, q in combinations(parents, 2)}
     agreement = [correlation(cov, variances[p], variances[q]) for (p, q), cov in pairs.items()]
     row_covariance = [  # of each parent's unit with its row
-        sum(shares[q] * (variances[p] if p == q else pairs[min(p, q), max(p, q)]) for q in parents) for p in parents
+        _weighted(shares, [variances[p] if p == q else pairs[min(p, q), max(p, q)] for q in parents]) for p in parents
     ]
-    row_variance = np.maximum(sum(share * cov for share, cov in zip(shares, row_covariance, strict=True)), 0)
-    row_variance = np.where(row_variance <= 1e-12 * sum(variances[p] for p in parents), 0, row_variance)
+    row_variance = np.maximum(_weighted(shares, row_covariance), 0)
+    row_variance = np.where(row_variance <= 1e-12 * np.sum(variances[:merged], axis=0), 0, row_variance)
     with_parents = [sums.covariance(merged, p, weights) for p in parents]
-    with_rows = sum(share * cov for share, cov in zip(shares, with_parents, strict=True))
+    with_rows = _weighted(shares, with_parents)
     matrices = [correlation(with_parents[p], variances[merged], variances[p]) for p in parents]
     matrices.append(correlation(with_rows, variances[merged], row_variance))
     fidelity = _diagonal(matrices[-1])
@@ -109,6 +110,10 @@ def _identity(matrix: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     is_own = own >= best - TIE
     nearest = np.where(is_own, np.arange(matrix.shape[-1]), matrix.argmax(-1))
     return nearest, is_own & (own > 0)
+
+
+def _weighted(shares: Sequence[float], values: Sequence[Floats]) -> Floats:
+    return np.sum([share * value for share, value in zip(shares, values, strict=True)], axis=0)
 
 
 def _diagonal(matrix: Floats) -> Floats:

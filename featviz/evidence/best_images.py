@@ -47,9 +47,9 @@ class BestImages:
         order = by_number.gather(0, by_value)
         value, image, position, label = (x.gather(0, order).cpu() for x in (value, image, position, label))
         missing = value == -torch.inf
-        image, position, label = (x.masked_fill(missing, -1) for x in (image, position, label))
         few = (0, 0, 0, self.k - len(value))
-        return F.pad(value, few, value=-torch.inf), *(F.pad(x, few, value=-1) for x in (image, position, label))
+        image, position, label = (F.pad(x.masked_fill(missing, -1), few, value=-1) for x in (image, position, label))
+        return F.pad(value, few, value=-torch.inf), image, position, label
 
 
 class _Top:

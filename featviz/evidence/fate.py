@@ -21,7 +21,7 @@ from featviz.evidence.layer_pass import FOLDS, LayerChunk, Progress, layer_pass
 from featviz.evidence.verdicts import LEVEL, RESAMPLES, verdicts
 from featviz.matching.alignment import Alignment
 from featviz.matching.linear.merge import layer_rows
-from featviz.merging.average import merge
+from featviz.merging.merge import merge
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.permute import permute_module, random_permutations
 
@@ -80,13 +80,13 @@ def fate(
     alignment.check(a.model, b.model)
     groups = alignment.groups
     chosen = measurable_layers(a.model, layers, {name: units.axis for name, units in groups.layers.items()})
-    combined = alignment.mixing is not None
+    mixing = alignment.mixing
     rows: dict[str, list[Tensor]] = {}
-    if combined:
+    if mixing is not None:
         shares = (1.0, 1.0)
         parents = {"A": a, "B": b}
         for layer in chosen:
-            matrices = [layer_rows(groups, alignment.mixing, groups.layers[layer], p) for p in (0, 1)]
+            matrices = [layer_rows(groups, mixing, groups.layers[layer], p) for p in (0, 1)]
             rows[layer] = [torch.from_numpy(matrix) for matrix in matrices]
     else:
         shares = (1 - weight, weight)
@@ -98,7 +98,7 @@ def fate(
         parents, m, shares, chosen, rows, others,
         {layer: np.array([match.score for match in found]) for layer, found in matches.items()},
         {
-            layer: [-1] * len(found) if combined else indexer.a_to_b(layer, np.arange(len(found))).tolist()
+            layer: [-1] * len(found) if mixing is not None else indexer.a_to_b(layer, np.arange(len(found))).tolist()
             for layer, found in matches.items()
         },
         alignment.method,

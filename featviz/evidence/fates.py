@@ -23,7 +23,7 @@ from featviz.files import write_atomically
 from featviz.units import format_unit
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # pyright: ignore[reportMissingImports]
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,7 @@ class Fates:
             OutputError: pandas is not installed.
         """
         try:
-            import pandas
+            import pandas  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise OutputError("a data frame needs pandas: pip install pandas, or use rows().") from error
         return pandas.DataFrame(self.rows())
@@ -266,4 +266,4 @@ def _ranks(one: Floats, other: Floats, chosen: np.ndarray) -> float | None:
     chosen = chosen & np.isfinite(one) & np.isfinite(other)
     if chosen.sum() < 3 or np.ptp(one[chosen]) == 0 or np.ptp(other[chosen]) == 0:
         return None
-    return _number(spearmanr(one[chosen], other[chosen]).statistic)
+    return _number(np.asarray(spearmanr(one[chosen], other[chosen]))[0])

@@ -4,8 +4,9 @@
 
     n_k,   S_k = sum of (x - mean),   P_k = sum of (x - mean)(y - mean)^T
 
-Resampling with weights w (how often each fold is drawn) gives N = sum w_k n_k, and cov = sum w_k P_k / N - S S^T / N^2. Weights 1
-give the figures of all images, weights 0 and 1 those of a part of them, multinomial weights the bootstrap over folds.
+Resampling with weights w (how often each fold is drawn) gives N = sum w_k n_k, S = sum w_k S_k and the covariance
+sum w_k P_k / N - S S^T / N^2. Weights 1 give the figures of all images, weights 0 and 1 those of a part of them, multinomial
+weights the bootstrap over folds.
 """
 
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ class FoldMoments:
 class FoldSums:
     """Per fold: number of samples, first moments, squares and products about `means`; see the module's docstring.
 
-    counts: (fold,). means: per set (n_i,). first, squares: per set (fold, n_i). products: (i, j) -> (fold, n_i) or (fold, n_i, n_j).
+    counts: (fold,). means: per set (n_i,). first, squares: per set (fold, n_i).
+    products: (i, j) -> (fold, n_i), or (fold, n_i, n_j) of all units with all.
     """
 
     counts: Floats
@@ -96,7 +98,11 @@ class FoldSums:
 
     def resamples(self, count: int, seed: int) -> Floats:
         """Weights (count, fold): how often each fold is drawn with replacement (Efron & Tibshirani 1993)."""
-        return np.random.default_rng(seed).multinomial(self.folds, np.full(self.folds, 1 / self.folds), count) * 1.0
+        return (
+            np.random.default_rng(seed)
+            .multinomial(self.folds, np.full(self.folds, 1 / self.folds), count)
+            .astype(np.float64)
+        )
 
     def variance(self, i: int, weights: Floats) -> Floats:
         """(resample, n_i) biased; 0 for a unit whose variance is no more than float32 rounding of its mean."""
@@ -116,7 +122,12 @@ class FoldSums:
 
 
 def correlation(covariance: Floats, variance: Floats, other: Floats) -> Floats:
-    """Pearson correlation of covariances (..., n) or (..., n, m) with variances (..., n) and (..., m) or (..., n); 0 where one is 0."""
+    """Pearson correlation, 0 where a variance is 0.
+
+    Args:
+        covariance: (..., n) unit by unit, or (..., n, m).
+        variance: (..., n). other: (..., n), or (..., m).
+    """
     if covariance.ndim > variance.ndim:
         scale = np.sqrt(variance[..., :, None] * other[..., None, :])
     else:

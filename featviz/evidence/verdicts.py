@@ -27,8 +27,10 @@ KEPT, BLENDED, LOST, DEAD, UNDECIDED = "kept", "blended", "lost", "dead", "undec
 
 @dataclass(frozen=True)
 class Verdicts:
-    """For n units: `verdict`, "undecided" included; `likeliest`, that of all images; `confidence` (n,), the share of resamplings
-    with the same verdict."""
+    """Of n units.
+
+    verdict: "undecided" included. likeliest: the verdict of all images. confidence: (n,) share of resamplings that repeat it.
+    """
 
     verdict: tuple[str, ...]
     likeliest: tuple[str, ...]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from featviz.errors import AlignmentError, ModelError, OutputError, UnitError
 from featviz.evidence.fate import fate, fate_of_parents
 from featviz.matching.alignment import align
-from featviz.merging.average import merge
+from featviz.merging.merge import merge
 from tests.networks import TinyCNN, TinyResNet, planted, seeded
 
 
