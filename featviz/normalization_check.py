@@ -5,8 +5,9 @@ how far the inputs of the BatchNorm layers are from their running statistics. Th
 and, of a classifier, the surest and most often right outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,8 @@ def check_normalization(
     """Measure a network on images under several normalizations of its input.
 
     Args:
-        data: batches `x` or `(x, label)` of images (batch, channels, h, w) in [0, 1]; iterated once. Labels count where they are
-            numbers of the network's outputs.
+        data: batches `x` or `(x, label)` of images (batch, channels, h, w) in [0, 1]; iterated once. Labels count
+            where they are numbers of the network's outputs.
         candidates: by name; None: `candidate_normalizations`.
 
     Raises:
@@ -101,8 +102,7 @@ class _Watch:
     def see(self, x: Tensor, labels: Tensor | None) -> None:
         """Run the network on a batch of images in [0, 1]."""
         handles = [
-            norm.register_forward_pre_hook(lambda _, args, own=own: own.add(samples_of(args[0], 1)))
-            for norm, own in zip(self._norms, self._moments, strict=True)
+            norm.register_forward_pre_hook(_recorder(own)) for norm, own in zip(self._norms, self._moments, strict=True)
         ]
         try:
             output = self._network(self._normalization(x))
@@ -133,6 +133,16 @@ class _Watch:
         )
 
 
+def _recorder(moments: Moments) -> Callable[[nn.Module, Any], None]:
+    """A hook that takes in the input of a BatchNorm layer."""
+
+    def record(module: nn.Module, args: Any) -> None:
+        del module
+        moments.add(samples_of(args[0], 1))
+
+    return record
+
+
 def _divergence(mean: Tensor, variance: Tensor, norm: Norm) -> Tensor:
     """KL(data || running statistics) of normal distributions, per channel, with the norm's own epsilon."""
     assert norm.running_mean is not None
@@ -144,10 +154,10 @@ def _divergence(mean: Tensor, variance: Tensor, norm: Norm) -> Tensor:
 
 
 def best_normalization(checks: Mapping[str, NormalizationCheck]) -> str | None:
-    """The candidate that fits best: by accuracy where there are labels, else by BatchNorm, else by confidence; None: no measure.
+    """The candidate that fits best, by accuracy where there are labels, else by BatchNorm, else by confidence.
 
     A candidate other than the first, which is in use, is named only where it is better by more than noise: by 1 point of
-    accuracy, a tenth of the distance, or a tenth of what is missing to full confidence.
+    accuracy, a tenth of the distance, or a tenth of what is missing to full confidence. None: there is no measure.
     """
     used = next(iter(checks))
     for measure, sign in (("accuracy", 1), ("distance", -1), ("confidence", 1)):

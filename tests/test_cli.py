@@ -192,6 +192,15 @@ def test_info_names_groups_layers_and_what_is_fixed(here, capsys):
     assert "8.weight axis 0" in shown
 
 
+def test_info_tells_which_normalization_fits(here, capsys):
+    assert main(["info", "a.safetensors", *ARCH, *SIZE, "--data", "data"]) == 0
+    shown = capsys.readouterr().out
+    assert "normalization of the input, on 24 images" in shown
+    assert "ImageNet's, since the network does not tell its own" in " ".join(shown.split())
+    rows = [line.split()[0] for line in shown.split("on 24 images")[1].splitlines()[2:5]]
+    assert rows == ["in", "0.5,", "none"]
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -424,6 +433,11 @@ MISTAKES = {
     ),
     "output in a file": ([*ALIGN[:-1], "tinynet.py/x.safetensors"], ["tinynet.py", "cannot be written"]),
     "output is a folder": ([*ALIGN[:-1], "data"], ["data is a folder"]),
+    "file without architecture": (["info", "a.safetensors", *SIZE], ["a.safetensors is a checkpoint file", "--arch"]),
+    "no network at all": (["info", *SIZE], ["there is no network", "--arch"]),
+    "unknown weights": (["info", "torchvision:resnet18/IMAGENET1K", *SIZE], ["'IMAGENET1K'", "IMAGENET1K_V1"]),
+    "weights with an architecture": ([*TRIPLET, "--units", "4:0", "--key", "ema"], ["'ema'"]),
+    "mean of 0 to 255": ([*TRIPLET, "--units", "4:0", "--mean", "127,127,127", "--std", "128,128,128"], ["0.498", "?"]),
     "unknown band": ([*TRIPLET, "--units", "4:0", "--bands", "0,1,3"], ["no band 3", "0 to 2"]),
     "two bands": ([*TRIPLET, "--units", "4:0", "--bands", "0,1"], ["2 bands", "three"]),
     "bands in words": ([*TRIPLET, "--units", "4:0", "--bands", "r,g,b"], ["'r,g,b'", "3,2,1"]),

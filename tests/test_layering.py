@@ -14,7 +14,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 BASE = {"errors", "ranges", "matching_methods", "config", "units", "files"}
 TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
-ALL = LEVEL_4 | {"networks", "pretrained", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
+ALL = LEVEL_4 | {
+    "networks",
+    "pretrained",
+    "evidence",
+    "panel",
+    "panel_rendering",
+    "triplet",
+    "normalization_check",
+    "gallery",
+    "zoo",
+}
 
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
@@ -32,6 +42,7 @@ MAY_IMPORT = {
     "tensors": set(),
     "subjects": BASE | {"data"},
     "moments": BASE,
+    "normalization_check": TORCH,
     "zoo": {"errors", "checkpoints"},
     "networks": {"errors", "zoo"},
     "pretrained": BASE | {"checkpoints", "isolation", "networks", "subjects"},

@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
             help=f"{option.help} (default: {option.default_text})",
         )  # fmt: skip
     arguments.add_architecture(parser)
-    arguments.add_input(parser)
+    arguments.add_input(parser, pair=True)
     arguments.add_data(parser, why="; for methods that compare answers, and one more start of weights")
     parser.set_defaults(run=run)
 

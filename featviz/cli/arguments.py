@@ -41,34 +41,43 @@ def add_command(commands: Any, name: str, summary: str, description: str, exampl
 def add_architecture(parser: Parser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--arch", required=True, metavar="NAME",
-        help="resnet20-x2, vgg11_bn-x1 (zoo), resnet18 (torchvision), or yours as package.module:callable",
+        "--arch", metavar="NAME",
+        help="of checkpoint files: resnet20-x2, vgg11_bn-x1 (zoo), resnet18 (torchvision), timm:resnet18, or yours as "
+        "package.module:callable; weights by name have their own",
     )  # fmt: skip
     group.add_argument(
         "--arch-arg", action="append", default=[], type=_key_value, metavar="KEY=VALUE", dest="arch_args",
         help="argument of the architecture, for example num_classes=10; may be repeated",
     )  # fmt: skip
     group.add_argument(
+        "--key", metavar="NAME", help="which of several sets of weights in a checkpoint file, for example model_ema"
+    )
+    group.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: %(default)s)"
     )
 
 
 def add_pair(parser: Parser) -> None:
-    parser.add_argument("a", type=checkpoint, metavar="A", help="checkpoint of network A (.safetensors, .pt, .pth)")
-    parser.add_argument("b", type=checkpoint, metavar="B", help="checkpoint of network B, of the same architecture")
+    parser.add_argument(
+        "a", type=weights, metavar="A",
+        help="network A: a checkpoint (.safetensors, .pt, .pth), or published weights by name: torchvision:NAME/WEIGHTS, "
+        "timm:NAME.WEIGHTS, hf-hub:OWNER/NAME",
+    )  # fmt: skip
+    parser.add_argument("b", type=weights, metavar="B", help="network B, likewise")
 
 
-def add_input(parser: Parser) -> None:
+def add_input(parser: Parser, pair: bool = False) -> None:
     """What the network is fed, where no rendering asks for it."""
     group = parser.add_argument_group("input of the network")
     group.add_argument(
         "--size", type=size, default=DEFAULTS.render.size, metavar="PIXELS",
         help="side of the images that it takes, or HEIGHTxWIDTH (default: %(default)s)",
     )  # fmt: skip
-    add_channels(group)
+    add_channels(group, pair)
 
 
-def add_channels(group: Any) -> None:
+def add_channels(group: Any, pair: bool = False) -> None:
+    """What the input has and how it is normalized; of a pair also how that of B is."""
     group.add_argument(
         "--channels", type=positive, default=None, metavar="N",
         help="color channels (default: what its first layer takes)",
@@ -76,8 +85,17 @@ def add_channels(group: Any) -> None:
     for name, what in (("mean", "mean"), ("std", "standard deviation")):
         group.add_argument(
             f"--{name}", type=numbers, default=None, metavar="X,Y,Z",
-            help=f"{what} per channel that it was trained with (default: the network's own, else ImageNet's)",
+            help=f"{what} per channel of images in [0, 1] that the input is normalized with (default: the network's own, "
+            "else ImageNet's)",
         )  # fmt: skip
+    for name in ("mean", "std") if pair else ():
+        group.add_argument(
+            f"--{name}-b",
+            type=numbers,
+            default=None,
+            metavar="X,Y,Z",
+            help=f"of B, where it differs (default: --{name})",
+        )
 
 
 def add_data(parser: Parser, required: bool = False, why: str = "") -> Any:
@@ -122,6 +140,11 @@ def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
         return batch, "N"
     (one,) = kinds
     return one, {int: "N", float: "X", str: "NAME"}[one]
+
+
+def weights(text: str) -> str | Path:
+    """The name of published weights, or the path of a checkpoint."""
+    return text if text.startswith(("torchvision:", "timm:", "hf-hub:")) else checkpoint(text)
 
 
 def checkpoint(text: str) -> Path:

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         "--ensemble", action="store_true", help="measure A and B together: mean logits, mean probabilities"
     )
     arguments.add_architecture(parser)
-    arguments.add_input(parser)
+    arguments.add_input(parser, pair=True)
     arguments.add_data(parser, required=True, why="; labels are the class folders in alphabetical order")
     parser.set_defaults(run=run)
 

@@ -24,9 +24,7 @@ examples:
 
 def add(commands: Any) -> None:
     parser = arguments.add_command(commands, "bench", "render throughput of a device", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "a", type=arguments.checkpoint, nargs="?", metavar="A", help="checkpoint (default: fresh weights)"
-    )
+    parser.add_argument("a", type=arguments.weights, nargs="?", metavar="A", help="checkpoint (default: fresh weights)")
     parser.add_argument(
         "--layer", action="append", required=True, metavar="LAYER", help="layer3.1.bn1; may be repeated"
     )

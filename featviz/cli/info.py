@@ -2,28 +2,34 @@
 
 import textwrap
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featviz.cli import arguments
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DESCRIPTION = """\
 List the groups of interchangeable units of a network with the layers that each covers, the width of every layer,
 and what may not move with the reason. The checkpoint may be left out: the architecture alone decides.
+With --data: which normalization of the input fits the network. A hundred images suffice.
 """
 
 EXAMPLES = """\
 examples:
   featviz info a.safetensors --arch resnet20-x2 --size 32
   featviz info --arch densenet121 --size 224
+  featviz info torchvision:resnet50/IMAGENET1K_V1 --size 224 --data imagenet/val --limit 100
   featviz info --arch mynets.small:make_net --arch-arg width=64 --size 28 --channels 1
 """
 
 
 def add(commands: Any) -> None:
     parser = arguments.add_command(commands, "info", "groups, layers and units of a network", DESCRIPTION, EXAMPLES)
-    parser.add_argument("a", type=arguments.checkpoint, nargs="?", metavar="A", help="checkpoint to check too")
+    parser.add_argument("a", type=arguments.weights, nargs="?", metavar="A", help="checkpoint to check too")
     arguments.add_architecture(parser)
     arguments.add_input(parser)
+    arguments.add_data(parser, why="; for the check of the normalization")
     parser.set_defaults(run=run)
 
 
@@ -32,8 +38,10 @@ def run(args: Namespace) -> None:
     from featviz.symmetry.discovery import permutation_groups
 
     model = inputs.network(args, args.a)
+    normalizations = None if args.data is None else _check_normalization(args, model)
     groups = permutation_groups(model, inputs.example_input(args, model, args.size))
-    print(f"{len(groups)} groups of interchangeable units in {args.arch}, {groups.free_units} units in all")
+    name = args.arch or args.a
+    print(f"{len(groups)} groups of interchangeable units in {name}, {groups.free_units} units in all")
     for group in groups:
         layers = groups.modules(group.name)
         if group.name == group.family:
@@ -51,6 +59,48 @@ def run(args: Namespace) -> None:
         print(_wrapped(f"{reason}: {', '.join(axes[:4])}{more}"))
     for operator, module in groups.unknown.items():
         print(_wrapped(f"whatever {operator} in {module} touches: featviz has no rule for it"))
+    for line in normalizations or ():
+        print(line)
+
+
+def _check_normalization(args: Namespace, model: "nn.Module") -> list[str]:
+    """A table of what the network says of each normalization of its input, and which fits best."""
+    from featviz.cli import inputs
+    from featviz.config import RenderConfig
+    from featviz.normalization_check import best_normalization, candidate_normalizations, check_normalization
+    from featviz.subjects import Subject, input_channels
+
+    subject = Subject(model, mean=args.mean, std=args.std)
+    channels = args.channels or input_channels(subject, RenderConfig(size=args.size))
+    data = inputs.plain_images(args, args.size, channels)
+    checks = check_normalization(subject, data, candidate_normalizations(subject, channels))
+    used = next(iter(checks.values()))
+    lines = [f"normalization of the input, on {used.images} images"]
+    lines.append(f"  {'':12} {'mean':>19} {'std':>19} {'confidence':>10} {'right':>7} {'BatchNorm':>9}")
+    for name, check in checks.items():
+        mean, std = (
+            " ".join(f"{value:.3f}" for value in values)
+            for values in (check.normalization.mean, check.normalization.std)
+        )
+        right = "" if check.accuracy is None else f"{check.accuracy:.1f} %"
+        lines.append(
+            f"  {name:12} {mean:>19} {std:>19} {_number(check.confidence):>10} {right:>7} {_number(check.distance):>9}"
+        )
+    lines.append(_wrapped(f"in use: {used.normalization.source}"))
+    best = best_normalization(checks)
+    if best is None:
+        lines.append(_wrapped("nothing tells them apart: the network has no BatchNorm and no outputs of classes"))
+    elif best == next(iter(checks)):
+        lines.append(_wrapped("none of the others fits the network better"))
+    else:
+        other = checks[best].normalization
+        given = (",".join(f"{value:.4g}" for value in values) for values in (other.mean, other.std))
+        lines.append(_wrapped("{} fits the network better: --mean {} --std {}".format(best, *given)))
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _width(units: Any) -> str:

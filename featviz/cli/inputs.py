@@ -10,26 +10,37 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.checkpoints import load_into
 from featviz.config import RenderConfig
 from featviz.data import ImageFolderBatches
-from featviz.errors import DataError, UnitError
+from featviz.errors import DataError, ModelError, UnitError
 from featviz.gallery import bands
 from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange.permutation_files import read_permutations
 from featviz.model_checks import check_same_architecture
 from featviz.networks import build
+from featviz.pretrained import is_weights_name, load
 from featviz.rendering import layer_width, resolve_device, resolve_layer
 from featviz.subjects import input_channels, input_normalization
 
 
-def network(args: Namespace, path: Path | None) -> nn.Module:
-    """The architecture of the arguments with the weights of the file (fresh ones without), on the device."""
-    place = resolve_device(args.device)
-    model = build(args.arch, **dict(args.arch_args))
-    for note in [] if path is None else load_into(model, path):
-        say(note)
-    return model.eval().to(place)
+def network(args: Namespace, source: str | Path | None) -> nn.Module:
+    """A network on the device: published weights by name, or --arch with the weights of a file (None: fresh ones).
+
+    Raises:
+        ModelError: no --arch where one is needed; and what `featviz.load` raises.
+    """
+    device = resolve_device(args.device)
+    if source is None:
+        if args.arch is None:
+            raise ModelError(
+                "there is no network: give a checkpoint with --arch, published weights by name, or --arch alone."
+            )
+        return build(args.arch, **dict(args.arch_args)).eval().to(device)
+    if is_weights_name(source):
+        return load(source, say=say).to(device)
+    if args.arch is None:
+        raise ModelError(f"{source} is a checkpoint file: give the network that it belongs to, --arch NAME.")
+    return load(source, args.arch, key=args.key, arguments=dict(args.arch_args), say=say).to(device)
 
 
 def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
@@ -52,6 +63,11 @@ def alignment(args: Namespace, model_a: nn.Module, model_b: nn.Module, size: int
     if args.alignment.suffix == ".json":
         return read_permutations(args.alignment, model_a, model_b, example_input(args, model_a, size))
     return load_alignment(args.alignment)
+
+
+def plain_images(args: Namespace, size: int | tuple[int, int], channels: int) -> ImageFolderBatches:
+    """The images of --data in [0, 1]."""
+    return ImageFolderBatches(args.data, size, channels=channels, batch=args.data_batch, limit=args.limit)
 
 
 def images(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches | None:

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         help="how statistics are corrected (default: %(default)s)",
     )  # fmt: skip
     arguments.add_architecture(parser)
-    arguments.add_input(parser)
+    arguments.add_input(parser, pair=True)
     arguments.add_data(parser, why="; for the repair")
     parser.set_defaults(run=run)
 

@@ -34,14 +34,15 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _subject(text: str) -> tuple[str, Path]:
+def _subject(text: str) -> tuple[str, str | Path]:
     """`name=file`, or a file whose name is taken."""
     name, equals, path = text.partition("=")
     if equals and not name:
         raise argparse.ArgumentTypeError(f"{text!r} has no name before '=', write name=checkpoint")
     if not equals or Path(text).exists():
-        name, path = Path(text).stem, text
-    return name, arguments.checkpoint(path)
+        found = arguments.weights(text)
+        return (found.stem if isinstance(found, Path) else text.partition(":")[2]), found
+    return name, arguments.weights(path)
 
 
 def run(args: Namespace) -> None:

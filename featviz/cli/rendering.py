@@ -40,11 +40,11 @@ def add_pictures(parser: arguments.Parser) -> None:
     )  # fmt: skip
 
 
-def add_rendering(parser: arguments.Parser) -> None:
+def add_rendering(parser: arguments.Parser, pair: bool = False) -> None:
     """Options of the rendering, and of the network's input."""
     group = parser.add_argument_group("rendering")
     arguments.add_options(group, arguments.DEFAULTS.render)
-    arguments.add_channels(group)
+    arguments.add_channels(group, pair)
 
 
 def render_config(args: Namespace) -> RenderConfig:

@@ -35,14 +35,14 @@ def add(commands: Any) -> None:
     arguments.add_pair(parser)
     rendering.add_pictures(parser)
     parser.add_argument("--alignment", type=Path, metavar="FILE", help="made by featviz align")
-    parser.add_argument("--merged", type=arguments.checkpoint, metavar="FILE", help="checkpoint of the merged network")
+    parser.add_argument("--merged", type=arguments.weights, metavar="FILE", help="checkpoint of the merged network")
     parser.add_argument(
         "--also", action="append", default=[], type=_column, metavar="NAME[=FILE]",
         help="one more column: 'unaligned' (the average of A and B as they are), 'unrepaired' (the merge before its "
         "repair), or the checkpoint of a network in A's order; may be repeated",
     )  # fmt: skip
     arguments.add_architecture(parser)
-    rendering.add_rendering(parser)
+    rendering.add_rendering(parser, pair=True)
     data = arguments.add_data(parser, why="; for the matching and the repairs that are not given")
     data.add_argument(
         "--data-size", type=arguments.size, metavar="PIXELS", help="side that the networks were trained with"
@@ -50,11 +50,11 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _column(text: str) -> tuple[str, Path | None]:
+def _column(text: str) -> tuple[str, str | Path | None]:
     """`unaligned`, `unrepaired` or `NAME=FILE`."""
     name, equals, path = text.partition("=")
     if equals and name:
-        return name, arguments.checkpoint(path)
+        return name, arguments.weights(path)
     if name not in CONTROLS or equals:
         raise argparse.ArgumentTypeError(f"{text!r} names no column, write {', '.join(CONTROLS)} or name=checkpoint")
     return name, None
