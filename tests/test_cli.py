@@ -424,7 +424,7 @@ MISTAKES = {
     "no alignment": ([*swap(MERGE, ab_safetensors="a.safetensors"), "--repair", "none"], ["no alignment"]),
     "alignment missing": ([*swap(MERGE, ab_safetensors="x.safetensors"), "--repair", "none"], ["x.safetensors"]),
     "repair without data": (MERGE, ["--data", "--repair none"]),
-    "weight": ([*MERGE, "--weight", "1.5", "--repair", "none"], ["1.5", "0", "1"]),
+    "weight": ([*MERGE, "--weight", "15", "--repair", "none"], ["15", "-10", "10"]),
     "one point": ([*BARRIER, "--data", "data", "--points", "1"], ["1"]),
     "barrier repaired without data": ([*BARRIER, "--data", "data", "--repair", "repair"], ["--repair-data", "repair"]),
     "no labels": ([*BARRIER, "--data", "data/a"], ["data/a", "labels"]),
