@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
     from featviz.checkpoints import load_into as load_into
+    from featviz.checkpoints import save_weights as save_weights
     from featviz.config import AlignConfig as AlignConfig
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from featviz.errors import CheckpointError
+from featviz.errors import CheckpointError, OutputError
+from featviz.files import write_atomically
 from featviz.model_checks import count_invalid, first_names
 from featviz.state_dicts import Entry, find_entries, match_network, only_entry
 
@@ -91,6 +92,24 @@ def load_into(model: nn.Module, path: str | Path, key: str | None = None) -> lis
     for note in notes:
         log.info(note)
     return notes
+
+
+def save_weights(model: nn.Module, path: str | Path) -> Path:
+    """Write parameters and buffers as safetensors, as they are in `model.state_dict()`.
+
+    Args:
+        model: any network; a tensor that modules share is written under each of its names.
+        path: of a file that ends in .safetensors.
+
+    Raises:
+        OutputError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise OutputError(f"{path} does not end in .safetensors: give such a name.")
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+    return write_atomically(path, lambda part: part.write_bytes(save(copies)))
 
 
 def _read(path: Path) -> list[Entry]:

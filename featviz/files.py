@@ -4,6 +4,7 @@ write_atomically("out/ab.json", lambda path: path.write_text("{}"))
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -11,26 +12,39 @@ from pathlib import Path
 
 from featviz.errors import OutputError
 
+REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.EDQUOT: "free some space, or choose another disk",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another disk",
+    errno.EACCES: "choose a folder in which you may write",
+    errno.EPERM: "choose a folder in which you may write",
+    errno.EROFS: "choose a folder in which you may write",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path` (folders are made), then rename it to `path`.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    A reader sees the old file or the new one, never a part of it. Whatever stops `write`, Ctrl-C included,
-    the temporary file is gone afterwards and the old file is as it was.
+    A reader sees the old file or the new one, never a part of it. Whatever stops `write`, Ctrl-C included, the temporary file
+    is removed and the old file stays as it was.
+
+    Args:
+        path: of the file; folders that do not exist are made.
+        write: called with the path of the temporary file, which exists and ends like `path`. It has to raise OSError where it
+            cannot write.
 
     Raises:
-        OutputError: the folder cannot be made or written, or `path` is a folder.
+        OutputError: the folder cannot be made or written, the disk is full, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: give the name of a file in it.")
     part = _create_temporary(path)
     try:
         write(part)
         _flush(part)
         os.replace(part, path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}): {REMEDY}.") from error
+        raise OutputError(f"{path} cannot be written ({_reason(error)}): {_remedy(error)}.") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -41,26 +55,25 @@ def check_writable(path: str | Path) -> None:
     """Make sure, before long work, that `path` can be written afterwards.
 
     Raises:
-        OutputError: as `write_atomically` would.
+        OutputError: as `write_atomically` would, but for a disk that has no space left.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: give the name of a file in it.")
-    _create_temporary(path).unlink()
-
-
-REMEDY = "choose another place, or make room and rights there"
+    _create_temporary(Path(path)).unlink()
 
 
 def _create_temporary(path: Path) -> Path:
     """An empty temporary file beside `path`, with its suffix, since writers choose a format by it."""
+    folder = path.parent.absolute()
     part = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder: give the name of a file in it.")
+        file = next((parent for parent in (folder, *folder.parents) if parent.is_file()), None)
+        if file is not None:
+            raise OutputError(f"the folder {folder} cannot be written, since {file} is a file: give another folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.open("xb").close()
     except OSError as error:
-        folder = path.parent.absolute()
-        raise OutputError(f"the folder {folder} cannot be written ({_reason(error)}): {REMEDY}.") from error
+        raise OutputError(f"the folder {folder} cannot be written ({_reason(error)}): {_remedy(error)}.") from error
     return part
 
 
@@ -71,3 +84,7 @@ def _flush(part: Path) -> None:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
+
+
+def _remedy(error: OSError) -> str:
+    return REMEDIES.get(error.errno or 0, "choose another folder or disk")

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featviz.checkpoints import load_into, load_weights
-from featviz.errors import CheckpointError, ModelError, OutputError
-from featviz.files import check_writable, write_atomically
+from featviz.errors import CheckpointError, ModelError
 from featviz.model_checks import check_finite, check_same_architecture, digest
 
 
@@ -178,27 +177,3 @@ def test_models_of_other_architecture_are_told_apart():
         check_same_architecture(net(4), net(6))
     with pytest.raises(ModelError, match=r"1 tensor only in B \(4\.weight\)"):
         check_same_architecture(net(), nn.Sequential(*net(), nn.Linear(2, 2, bias=False)))
-
-
-@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, stop):
-    target = tmp_path / "deep" / "x.json"
-    write_atomically(target, lambda path: path.write_text("old"))
-
-    def half(path):
-        path.write_text("ne")
-        raise stop
-
-    with pytest.raises(stop):
-        write_atomically(target, half)
-    assert target.read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    for check in (check_writable, lambda path: write_atomically(path, lambda part: part.write_text(""))):
-        with pytest.raises(OutputError, match=r"the folder .*file.* cannot be written"):
-            check(tmp_path / "file" / "x.png")
-        with pytest.raises(OutputError, match="is a folder"):
-            check(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 from featviz.cli import arguments
 from featviz.config import REPAIRS
 from featviz.errors import DataError
-from featviz.files import check_writable, write_atomically
+from featviz.files import check_writable
 
 DESCRIPTION = """\
 Permute B into A's order, average it with A, and repair the statistics of the average with --data:
@@ -54,9 +54,7 @@ def run(args: Namespace) -> None:
     if args.repair != "none" and args.data is None and 0 < args.weight < 1:
         raise DataError(f"--repair {args.repair} measures statistics on images: give --data FOLDER, or --repair none.")
     check_writable(args.out)
-    from safetensors.torch import save_file
-    from torch import contiguous_format
-
+    from featviz.checkpoints import save_weights
     from featviz.cli import inputs
     from featviz.matching.alignment import PermutationAlignment
     from featviz.merging.merge import merge
@@ -68,9 +66,6 @@ def run(args: Namespace) -> None:
         merged = merge(
             model_a, model_b, alignment, weight=args.weight, repair=args.repair, data=data, progress=progress
         )
-    weights = {
-        key: value.detach().cpu().clone(memory_format=contiguous_format) for key, value in merged.state_dict().items()
-    }
-    write_atomically(args.out, lambda part: save_file(weights, part))
+    save_weights(merged, args.out)
     other = "B'" if isinstance(alignment, PermutationAlignment) else "B (" + alignment.method + ")"
     print(f"{args.out}: {1 - args.weight:g} of A and {args.weight:g} of {other}, repair {args.repair}")

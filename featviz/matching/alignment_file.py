@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from featviz.errors import AlignmentError
 from featviz.files import write_atomically
@@ -37,7 +37,7 @@ def write_alignment_file(
     arrays = {key: np.ascontiguousarray(array) for key, array in {**own, **arrays}.items()}
     metadata = {"format": FORMAT, "featviz": version("featviz"), "convention": CONVENTION, **header}
     metadata["structure"] = json.dumps(described | dict(structure))
-    write_atomically(path, lambda part: save_file(arrays, part, metadata=metadata))
+    write_atomically(path, lambda part: part.write_bytes(save(arrays, metadata=metadata)))
 
 
 def read_alignment_file(path: str | Path) -> tuple[PermutationGroups, dict[str, str], Arrays, dict[str, Any]]:

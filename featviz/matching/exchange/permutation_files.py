@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import nn
 
 from featviz.errors import AlignmentError, OutputError, near_names
@@ -68,7 +68,7 @@ def write_permutations(alignment: Alignment, model_b: nn.Module, path: str | Pat
         }
         return write_atomically(path, lambda part: part.write_text(_lines(content)))
     metadata = {key: str(value) for key, value in header.items()} | {"axes_to_perm": json.dumps(axes_to_perm)}
-    return write_atomically(path, lambda part: save_file(vectors, part, metadata=metadata))
+    return write_atomically(path, lambda part: part.write_bytes(save(vectors, metadata=metadata)))
 
 
 def read_permutations(
