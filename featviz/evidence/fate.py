@@ -19,8 +19,8 @@ from featviz.evidence.fold_sums import Floats, FoldMoments, FoldSums, correlatio
 from featviz.evidence.layer_names import measurable_layers
 from featviz.evidence.layer_pass import FOLDS, LayerChunk, Progress, layer_pass
 from featviz.evidence.verdicts import LEVEL, RESAMPLES, verdicts
-from featviz.matching.alignment import Alignment
-from featviz.matching.linear.merge import layer_rows
+from featviz.matching.alignment import Alignment, LinearAlignment
+from featviz.matching.linear.combination import layer_rows
 from featviz.merging.merge import merge
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.permute import permute_module, random_permutations
@@ -80,7 +80,7 @@ def fate(
     alignment.check(a.model, b.model)
     groups = alignment.groups
     chosen = measurable_layers(a.model, layers, {name: units.axis for name, units in groups.layers.items()})
-    mixing = alignment.mixing
+    mixing = alignment.combination if isinstance(alignment, LinearAlignment) else None
     rows: dict[str, list[Tensor]] = {}
     if mixing is not None:
         shares = (1.0, 1.0)
