@@ -15,6 +15,7 @@ from torch import Tensor
 from featviz.matching.assignment import Floats, Matching, assign_family, groups_of_units, score_permutations
 from featviz.matching.permutation.coordinate_descent import place_progressively
 from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
 from featviz.matching_methods import MethodOptions
@@ -71,7 +72,7 @@ def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Sta
     by_weights = {group.name for family in unseen for group in family}
     weights = NormalizedWeights(problem.model_a, problem.model_b, groups) if unseen else None
     if weights is not None:
-        perms = place_progressively(weights, unseen, perms)
+        perms = place_progressively(SimilarityCache(weights), unseen, perms)
 
     def similarity(group: Group) -> Floats:
         if weights is not None and group.name in by_weights:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from featviz.matching.assignment import assign
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
-from featviz.matching.permutation.weight_blocks import best_block_permutations
+from featviz.matching.permutation.similarity_cache import SimilarityCache
+from featviz.matching.permutation.weight_blocks import best_block_permutations, permuted_twice
 from featviz.matching_methods import WeightMatchingOptions
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 
@@ -20,24 +20,22 @@ Perms = dict[str, Index]
 
 
 def coordinate_descent(
-    weights: NormalizedWeights,
+    similarities: SimilarityCache,
     groups: PermutationGroups,
     perms: Perms,
     options: WeightMatchingOptions,
     generator: np.random.Generator,
 ) -> Perms:
     """Sweep over the families in random order until a sweep gains less than the relative tolerance."""
+    perms = dict(perms)
     families = groups.families()
-    scale = max(abs(weights.objective(perms)), 1e-12)
+    scale = max(abs(similarities.weights.objective(perms)), 1e-12)
     for _ in range(options.sweeps):
         gained = 0.0
         for number in generator.permutation(len(families)):
-            found = best_permutations(weights, families[number], perms)
-            if all(np.array_equal(perm, perms[name]) for name, perm in found.items()):
-                continue
-            owned = weights.owned(families[number])
-            gain = weights.objective({**perms, **found}, owned) - weights.objective(perms, owned)
-            if gain > 0:
+            found = best_permutations(similarities, families[number], perms)
+            gain = 0.0 if found is None else gain_of(similarities, families[number], perms, found)
+            if found is not None and gain > 0:
                 perms |= found
                 gained += gain
         if gained <= options.tolerance * scale:
@@ -45,16 +43,33 @@ def coordinate_descent(
     return perms
 
 
-def best_permutations(weights: NormalizedWeights, family: tuple[Group, ...], perms: Mapping[str, Index]) -> Perms:
-    """The best permutations of one family's groups, the others held."""
+def best_permutations(
+    similarities: SimilarityCache, family: tuple[Group, ...], perms: Mapping[str, Index]
+) -> Perms | None:
+    """The best permutations of one family's groups, the others held; None where nothing has changed since the last time."""
     if family[0].blocks > 1:
-        return best_block_permutations(weights, family, perms)
+        return best_block_permutations(similarities, family, perms)
     (group,) = family
-    return {group.name: assign(weights.similarity(group, perms), group.name)}
+    similarity, changed = similarities.similarity(group, perms)
+    return {group.name: assign(similarity.double().numpy(), group.name)} if changed else None
+
+
+def gain_of(similarities: SimilarityCache, family: tuple[Group, ...], perms: Perms, found: Perms) -> float:
+    """By how much the objective rises where a family's permutations become those found for it."""
+    if all(np.array_equal(perm, perms[name]) for name, perm in found.items()):
+        return 0.0
+    weights = similarities.weights
+    if family[0].blocks > 1 or permuted_twice(weights, family):
+        owned = weights.owned(family)
+        return weights.objective({**perms, **found}, owned) - weights.objective(perms, owned)
+    (group,) = family
+    similarity, _ = similarities.similarity(group, perms)
+    new, old = (similarity[np.arange(group.size), order[group.name]].double().sum() for order in (found, perms))
+    return float(new - old)
 
 
 def place_progressively(
-    weights: NormalizedWeights,
+    similarities: SimilarityCache,
     families: Sequence[tuple[Group, ...]],
     perms: Mapping[str, Index],
     generator: np.random.Generator | None = None,
@@ -67,10 +82,10 @@ def place_progressively(
     perms = dict(perms)
     waiting = list(families)
     while waiting:
-        known = np.array([weights.comparable(family, perms) for family in waiting], dtype=float)
+        known = np.array([similarities.weights.comparable(family, perms) for family in waiting], dtype=float)
         if generator is not None and known.sum() > 0:
             chosen = int(generator.choice(len(waiting), p=known / known.sum()))
         else:
             chosen = int(known.argmax())
-        perms |= best_permutations(weights, waiting.pop(chosen), perms)
+        perms |= best_permutations(similarities, waiting.pop(chosen), perms) or {}
     return perms

@@ -1,6 +1,6 @@
 """The weights of two networks, normalised, and what permutations of B make of them.
 
-weights of A and of B, groups -> similarity (n, n) of the units of one group; objective, the sum over tensors of <A, B'>.
+weights of A and of B, groups -> what the units of a group own; objective, the sum over tensors of <A, B'>.
 
 A normalisation layer makes the scale of every filter before it arbitrary, so each filter (row of axis 0) is brought to unit
 norm first, and vectors (biases, scales, shifts) to a fixed root mean square. Running statistics are left out.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from featviz.matching.assignment import Floats, Matching, block_order, score_permutations
 from featviz.matching.unit_axes import unit_rows
 from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
-from featviz.symmetry.permute import axis_indices, gather, permutation_of_whole_blocks
+from featviz.symmetry.permute import AxisIndex, axis_indices, gather, permutation_of_whole_blocks
 
 VECTOR_NORM = 0.1  # root mean square of a normalised bias, scale or shift; filters have norm 1
 
@@ -53,18 +53,8 @@ class NormalizedWeights:
         names = self.a if names is None else names
         return sum(float((self.a[name] * self.permuted(name, perms)).sum()) for name in names)
 
-    def similarity(self, group: Group, perms: Mapping[str, Index], without: Iterable[str] = ()) -> Floats:
-        """(n, n): inner products of all weights that A's unit i and B's unit j own, the other groups permuted.
-
-        Parameters that this group shares with a group without a permutation in `perms` do not count, nor those in `without`.
-        """
-        total = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for rows_a, rows_b in self.rows(group, perms, without=without):
-            total.addmm_(rows_a, rows_b.T)
-        return total.numpy()
-
     def cosine(self, group: Group, perms: Mapping[str, Index]) -> Floats:
-        """`similarity` over the norms of what the units own, in [-1, 1]."""
+        """(n, n): inner products of all weights that A's unit i and B's unit j own, over the norms of those, in [-1, 1]."""
         order = block_order(perms[group.name], group.blocks)
         similarity = torch.zeros(group.size, group.size, dtype=torch.float64)
         square_a, square_b = (torch.zeros(group.size, dtype=torch.float64) for _ in range(2))
@@ -91,24 +81,29 @@ class NormalizedWeights:
         moved = (
             None if block_order is None or group.blocks == 1 else permutation_of_whole_blocks(block_order, group.size)
         )
-        for axis in self._known_axes(group, perms):
+        for axis in self.known_axes(group, perms):
             name = axis.parameter
             if name in without:
                 continue
-            indices = axis_indices(self.groups_on[name], perms, self._sizes[name], override=(axis, moved))
+            indices = self.other_axes(axis, perms, moved)
             rows = unit_rows(gather(self.b[name], name, indices), axis)
             yield unit_rows(self.a[name], axis), rows if moved is None else rows[np.argsort(moved)]
 
     def comparable(self, family: Sequence[Group], perms: Mapping[str, Index]) -> float:
         """How many weights per unit of a family can be compared while only the groups in `perms` are placed."""
-        axes = [axis for group in family for axis in self._known_axes(group, perms)]
+        axes = [axis for group in family for axis in self.known_axes(group, perms)]
         return sum(self.a[axis.parameter].numel() for axis in axes) / sum(group.size for group in family)
 
     def owned(self, family: Sequence[Group]) -> list[str]:
         """All parameters that a family permutes."""
         return list(dict.fromkeys(a.parameter for group in family for a in group.axes if a.parameter in self.a))
 
-    def _known_axes(self, group: Group, perms: Mapping[str, Index]) -> list[GroupAxis]:
+    def other_axes(self, axis: GroupAxis, perms: Mapping[str, Index], own: Index | None = None) -> AxisIndex:
+        """How the axes of `axis`'s parameter are permuted, `axis` itself by `own` (None: not at all)."""
+        name = axis.parameter
+        return axis_indices(self.groups_on[name], perms, self._sizes[name], override=(axis, own))
+
+    def known_axes(self, group: Group, perms: Mapping[str, Index]) -> list[GroupAxis]:
         """A group's axes on parameters whose other axes belong to groups with a permutation in `perms`."""
 
         def known(axis: GroupAxis) -> bool:

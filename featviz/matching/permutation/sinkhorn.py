@@ -23,6 +23,7 @@ from featviz.matching.permutation.doubly_stochastic import (
     sinkhorn_normalize,
 )
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching_methods import SinkhornOptions
@@ -45,7 +46,7 @@ def match_sinkhorn(problem: MatchingProblem, options: SinkhornOptions) -> Matchi
     weights = NormalizedWeights(problem.model_a, problem.model_b, problem.groups)
     perms = dict(start.perms) | ascend(weights, dict(start.perms), options, problem.progress)
     generator = np.random.default_rng([problem.seed, options.restarts])
-    perms = coordinate_descent(weights, problem.groups, perms, options, generator)
+    perms = coordinate_descent(SimilarityCache(weights), problem.groups, perms, options, generator)
     reached, objective = weights.objective(start.perms), weights.objective(perms)
     best = perms if objective > reached else start.perms
     return score_by_weights(weights, problem.groups, best, (*start.objectives, objective))

@@ -17,20 +17,25 @@ import torch
 
 from featviz.matching.assignment import Floats, assign
 from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.unit_axes import unit_rows
 from featviz.symmetry.groups import Group, Index
 from featviz.symmetry.permute import permutation_of_blocks, permutation_of_whole_blocks
 
 
 def best_block_permutations(
-    weights: NormalizedWeights, family: tuple[Group, ...], perms: Mapping[str, Index]
-) -> dict[str, Index]:
-    """The best permutations of one family's groups, the others held."""
+    similarities: SimilarityCache, family: tuple[Group, ...], perms: Mapping[str, Index]
+) -> dict[str, Index] | None:
+    """The best permutations of one family's groups, the others held; None where nothing has changed since the last time."""
+    weights = similarities.weights
     blocks = family[0].blocks
     names = [group.name for group in family]
     others = {name: perm for name, perm in perms.items() if name not in names}
     twice = permuted_twice(weights, family)
-    alone = [weights.similarity(group, others, without=twice) for group in family]
+    found = [similarities.similarity(group, others, without=twice) for group in family]
+    if not any(changed for _, changed in found):
+        return None
+    alone = [similarity.double().numpy() for similarity, _ in found]
     parts = [s.reshape(blocks, group.size // blocks, blocks, -1) for s, group in zip(alone, family, strict=True)]
     total = np.zeros((blocks, blocks))
     inner = {group.name: np.zeros((blocks, blocks, group.size // blocks), dtype=np.int64) for group in family}

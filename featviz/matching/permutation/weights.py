@@ -8,14 +8,16 @@ recovers a planted permutation of a residual MLP (git-re-basin issue 8). Further
 fourth begins at random permutations, and one at activation matching's where there is data; the best sum is kept.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.activations import match_correlations
 from featviz.matching.permutation.coordinate_descent import Perms, coordinate_descent, place_progressively
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching_methods import MethodOptions, WeightMatchingOptions
 from featviz.symmetry.groups import Index
@@ -35,30 +37,27 @@ def match_weights(
     """
     if start is None and problem.data is not None:
         start = match_correlations(problem, MethodOptions()).perms
-    weights = NormalizedWeights(problem.model_a, problem.model_b, problem.groups)
+    groups = problem.groups
+    weights = NormalizedWeights(problem.model_a, problem.model_b, groups)
     best: Perms = {}
     objectives: list[float] = []
     total = options.restarts + (start is not None)
-    for perms, generator in _starts(weights, problem, options.restarts, start):
-        perms = coordinate_descent(weights, problem.groups, perms, options, generator)
+    for number in range(total):
+        generator = np.random.default_rng([problem.seed, number])
+        similarities = SimilarityCache(weights, torch.float32)
+        if number == options.restarts:
+            perms = dict(start or {})
+        elif number % 4 == 3:
+            perms = random_permutations(groups, generator)
+        else:
+            perms = place_progressively(similarities, groups.families(), {}, generator if number else None)
+        perms = coordinate_descent(similarities, groups, perms, options, generator)
         objectives.append(weights.objective(perms))
         if objectives[-1] >= max(objectives):
             best = perms
         if problem.progress:
-            problem.progress(len(objectives), total)
-    return score_by_weights(weights, problem.groups, best, objectives)
-
-
-def _starts(
-    weights: NormalizedWeights, problem: MatchingProblem, restarts: int, given: Mapping[str, Index] | None
-) -> Iterator[tuple[Perms, np.random.Generator]]:
-    """The permutations at which every start begins, and its generator; the given ones last."""
-    groups = problem.groups
-    for number in range(restarts):
-        generator = np.random.default_rng([problem.seed, number])
-        if number % 4 == 3:
-            yield random_permutations(groups, generator), generator
-        else:
-            yield place_progressively(weights, groups.families(), {}, generator if number else None), generator
-    if given is not None:
-        yield dict(given), np.random.default_rng([problem.seed, restarts])
+            problem.progress(number + 1, total)
+    # What float32 could not tell apart is decided in float64.
+    best = coordinate_descent(SimilarityCache(weights), groups, best, options, np.random.default_rng(problem.seed))
+    objectives[int(np.argmax(objectives))] = weights.objective(best)
+    return score_by_weights(weights, groups, best, objectives)

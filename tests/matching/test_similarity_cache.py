@@ -1,0 +1,63 @@
+"""Similarities that follow what has moved are those computed anew."""
+
+import numpy as np
+import pytest
+import torch
+from networks import Cardinal, Depthwise, Heads, ResidualMLP, TinyResNet, random_permutations, seeded
+
+from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.similarity_cache import SimilarityCache
+from featviz.symmetry.discovery import permutation_groups
+
+IMAGE = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+NETWORKS = {
+    "residual convolutions": (TinyResNet, IMAGE),
+    "residual linear layers": (ResidualMLP, torch.rand(1, 10)),
+    "grouped convolution": (Cardinal, IMAGE),
+    "depthwise convolution": (Depthwise, IMAGE),
+    "attention heads": (lambda: Heads("nothing"), IMAGE),
+}
+
+
+def similarity_of_rows(weights, group, perms):
+    """Sum over axes of A's rows times B's rows, the other groups permuted."""
+    total = torch.zeros(group.size, group.size, dtype=torch.float64)
+    for rows_a, rows_b in weights.rows(group, perms):
+        total += rows_a @ rows_b.T
+    return total
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name):
+    make, example = NETWORKS[name]
+    model_a, model_b = seeded(make, 0), seeded(make, 1)
+    groups = permutation_groups(model_a, example)
+    weights = NormalizedWeights(model_a, model_b, groups)
+    followed = SimilarityCache(weights)
+    perms: dict[str, np.ndarray] = {}
+    for family in groups.families():  # placed one after the other, as a start does
+        for group in family:
+            followed.similarity(group, perms)
+        perms |= {g.name: p for g in family for p in [random_permutations(groups, 0)[g.name]]}
+    for seed in range(1, 6):
+        moved = list(groups.families())[seed % len(groups.families())]
+        perms = {**perms, **{g.name: random_permutations(groups, seed)[g.name] for g in moved}}
+        for group in groups:
+            similarity, _ = followed.similarity(group, perms)
+            torch.testing.assert_close(similarity, similarity_of_rows(weights, group, perms), rtol=1e-10, atol=1e-10)
+
+
+def test_a_group_whose_neighbours_stay_has_not_changed():
+    model_a, model_b = seeded(TinyResNet, 0), seeded(TinyResNet, 1)
+    groups = permutation_groups(model_a, IMAGE)
+    cache = SimilarityCache(NormalizedWeights(model_a, model_b, groups))
+    perms = random_permutations(groups, 0)
+    assert all(cache.similarity(group, perms)[1] for group in groups)
+    assert not any(cache.similarity(group, perms)[1] for group in groups)
+    (first, *_) = groups
+    perms = {**perms, first.name: random_permutations(groups, 1)[first.name]}
+    changed = {group.name for group in groups if cache.similarity(group, perms)[1]}
+    shared = {axis.parameter for axis in first.axes}
+    neighbours = {g.name for g in groups if g is not first and shared & {axis.parameter for axis in g.axes}}
+    assert changed
+    assert changed <= neighbours | {first.name}
