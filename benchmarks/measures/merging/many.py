@@ -20,6 +20,7 @@ from measures.merging.pairs import load_models
 from measures.report import Record, markdown
 
 NAME = "many"
+METHODS = ("activations", "weights", "c2m3")
 HEAD = ("networks", "matching", "mean", "repaired", "cycles exact", "seconds")
 
 
@@ -27,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_cifar(parser, 2000, 10000)
     parser.add_argument("--arch", required=True, help="a network of the zoo, for example resnet20-x1")
     parser.add_argument("--networks", type=Path, nargs="+", required=True, help="checkpoints of `merging.py train`")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of featviz.align_many")
 
 
 def measure(args: argparse.Namespace) -> Record:
@@ -34,7 +36,7 @@ def measure(args: argparse.Namespace) -> Record:
     train, test = sample(args.data, True, args.images, models[0]), sample(args.data, False, args.tested, models[0])
     parents = [featviz.evaluate(model, test)[1] for model in models]
     found: dict[str, dict[str, object]] = {}
-    for method in ("activations", "weights", "c2m3"):
+    for method in args.methods:
         began = time.monotonic()
         alignment = featviz.align_many(models, train.example, method, train)
         row: dict[str, object] = {"seconds": time.monotonic() - began, "objective": alignment.objective}

@@ -31,6 +31,7 @@ from measures.report import Record, markdown, provenance, write_record
 
 NAME = "gpu"
 HEAD = ("what", "figure")
+# label -> network, layer, side of the image in pixels
 CASES = {
     "resnet50 layer3, 224 px": ("resnet50", "layer3", 224),
     "bundled layer3.1.bn2, 64 px": ("bundled", "layer3.1.bn2", 64),
@@ -96,8 +97,8 @@ def rates(device: torch.device, quick: bool) -> Record:
     """Renderings per second, time over the bare trunk's, teraflops and peak memory, by precision."""
     found = {}
     for label, (name, layer, side) in CASES.items():
-        model = network(name, str(device))
-        for precision in ("bfloat16", "float32"):
+        model = network("resnet18" if quick and name == "resnet50" else name, str(device))
+        for precision in ("bfloat16", "float32") if device.type == "cuda" else ("float32",):
             config = RenderConfig(size=min(side, 64) if quick else side, precision=precision)
             config = replace(config, steps=2, batch=2) if quick else config
             one = throughput(model, layer, config, 2 if quick else IMAGES, device)
@@ -109,7 +110,7 @@ def graph_beside_steps(device: torch.device, quick: bool) -> Record:
     """Seconds of a whole render with steps replayed as a CUDA graph and launched one by one, and how far the images differ."""
     found = {}
     for label, (name, layer, side) in CASES.items():
-        model = network(name, str(device))
+        model = network("resnet18" if quick and name == "resnet50" else name, str(device))
         batch = 2 if quick else 16
         config = RenderConfig(size=min(side, 64) if quick else side, steps=8 if quick else 128, batch=batch)
         timed = {"graph": _timed_render(model, f"{layer}:0-{batch - 1}", config, device)}
