@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from featviz.merging.heads import merge_heads as merge_heads
     from featviz.merging.merge import merge as merge
     from featviz.merging.multi_network import merge_many as merge_many
+    from featviz.merging.task_arithmetic import task_arithmetic as task_arithmetic
     from featviz.panel import Panel as Panel
     from featviz.panel_rendering import render_panel as render_panel
     from featviz.pretrained import load as load

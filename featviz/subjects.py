@@ -164,6 +164,20 @@ def input_normalization(
         RenderError: given values of another number than `channels`, only one of mean and std, or values that cannot belong
             to images in [0, 1].
     """
+    channels = input_channels(model, config) if channels is None else channels
+    known = known_normalization(model, config, channels)
+    if known is not None:
+        return known
+    if channels != 3:
+        return Normalization((0.0,) * channels, (1.0,) * channels, "none: images are fed as they are")
+    _say_assumed(as_subject(model).model)
+    return Normalization(IMAGENET_MEAN, IMAGENET_STD, ASSUMED)
+
+
+def known_normalization(
+    model: nn.Module | Subject, config: RenderConfig | None = None, channels: int | None = None
+) -> Normalization | None:
+    """As `input_normalization`, but None where nothing tells it, so that it would be assumed."""
     subject = as_subject(model)
     network = subject.model
     channels = input_channels(subject, config) if channels is None else channels
@@ -182,10 +196,7 @@ def input_normalization(
         mean, std = (_numbers(_entry(holder, name)) for name in ("mean", "std"))
         if mean and std and len(mean) == len(std) == channels:
             return _checked(mean, std, channels, source)
-    if channels != 3:
-        return Normalization((0.0,) * channels, (1.0,) * channels, "none: images are fed as they are")
-    _say_assumed(network)
-    return Normalization(IMAGENET_MEAN, IMAGENET_STD, ASSUMED)
+    return None
 
 
 def normalized_inputs(

@@ -5,7 +5,7 @@
 The barrier of the accuracy has the opposite sign: how far it falls below that average, in percentage points.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from featviz.errors import AlignmentError
 from featviz.isolation import weight_sharing_copy
 from featviz.matching.alignment import Alignment
 from featviz.merging.merge import merge
+from featviz.subjects import Subject, as_subject, normalized_inputs
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class LossBarrier:
 
 
 def loss_barrier(
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     alignment: Alignment | None,
     data: Iterable[tuple[Tensor, Tensor]],
     points: int = MergeConfig.points,
@@ -54,7 +55,7 @@ def loss_barrier(
     Args:
         model_a, model_b: the parents; left as they were.
         alignment: of these two networks; None merges with B as it is.
-        data: batches (x, label); iterated `points` times.
+        data: batches (x, label), x in [0, 1]; iterated `points` times.
         points: evenly spaced weights of B', from 0 to 1; 2 or more.
         repair, repair_data: as `repair` and `data` of `merge`; done between the ends.
         loss: (logits, labels) -> mean loss of the batch.
@@ -85,7 +86,7 @@ def _above_average(weights: list[float], values: list[float]) -> list[float]:
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Subject,
     data: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> tuple[float, float]:
@@ -93,18 +94,36 @@ def evaluate(
 
     Args:
         model: images -> logits (batch, classes).
-        data: batches (x, label); iterated once.
+        data: batches (x, label), x in [0, 1]; iterated once.
         loss: (logits, labels) -> mean loss of the batch.
 
     Raises:
         BatchError: data without labels, or no data.
     """
-    network = weight_sharing_copy(model)
+    network = weight_sharing_copy(as_subject(model).model)
+    return measure_logits([model], lambda inputs: network(*inputs), data, loss, device_of(network))
+
+
+def measure_logits(
+    subjects: Sequence[nn.Module | Subject],
+    logits_of: Callable[[tuple[Tensor, ...]], Tensor],
+    data: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+) -> tuple[float, float]:
+    """Mean loss and accuracy in percent of `logits_of`, which is called with the images as each of the subjects is fed them."""
     total, right, count = 0.0, 0, 0
+    labels = Tensor()
+
+    def images() -> Iterator[Tensor]:
+        nonlocal labels
+        for x, labels in labelled_batches(data, device):  # noqa: B007 (read outside, batch by batch)
+            yield x
+
     with torch.inference_mode():
-        for x, labels in labelled_batches(data, device_of(model)):
-            logits = network(x)
-            total += float(loss(logits, labels)) * len(x)
+        for inputs in normalized_inputs(images(), subjects, device):
+            logits = logits_of(inputs)
+            total += float(loss(logits, labels)) * len(labels)
             right += int((logits.argmax(1) == labels).sum())
-            count += len(x)
+            count += len(labels)
     return total / count, 100 * right / count

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featviz.data import Data, device_of, inputs_of
+from featviz.data import Data, device_of
 from featviz.errors import AlignmentError
 from featviz.isolation import evaluation_mode
 from featviz.moments import Moments, samples_of
+from featviz.subjects import Subject, as_subject, normalized_inputs
 
 Progress = Callable[[int, int], None] | None
 
@@ -39,7 +40,7 @@ def check_batchnorm_repair(repair: str, model: nn.Module, data: Data | None, wha
         raise AlignmentError("repair 'batchnorm' needs BatchNorm layers and data=...: use repair='none' without them.")
 
 
-def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> None:
+def reset_batchnorm(model: nn.Module | Subject, data: Data, progress: Progress = None) -> None:
     """Give every BatchNorm layer the mean and unbiased variance of its input on `data`.
 
     Layers before it normalise with each batch's own statistics, as in training: use batches of 100 images or more, in random
@@ -47,15 +48,16 @@ def reset_batchnorm(model: nn.Module, data: Data, progress: Progress = None) -> 
 
     Args:
         model: changed in place, in its running statistics alone.
-        data: batches `x` or `(x, label)`; iterated once.
+        data: batches `x` or `(x, label)`, images in [0, 1]; iterated once.
         progress: called with (batches done, 0).
 
     Raises:
         BatchError: there is no data.
     """
-    with measure_norm_inputs(model) as measured:
-        run_batches(model, data, progress)
-    write_running_statistics(model, measured)
+    subject = as_subject(model)
+    with measure_norm_inputs(subject.model) as measured:
+        run_batches(subject, data, progress)
+    write_running_statistics(subject.model, measured)
 
 
 @contextmanager
@@ -108,14 +110,15 @@ def write_running_statistics(model: nn.Module, moments: Mapping[str, Moments], k
             norm.running_var.copy_(measured.variance() * measured.count / max(1, measured.count - 1))
 
 
-def run_batches(model: nn.Module, data: Data, progress: Progress) -> None:
-    """Feed all data to the network, in evaluation mode and without gradients.
+def run_batches(model: nn.Module | Subject, data: Data, progress: Progress) -> None:
+    """Feed all data to the network, normalized for it, in evaluation mode and without gradients.
 
     Raises:
         BatchError: there is no data.
     """
-    with evaluation_mode(model), torch.no_grad():
-        for number, x in enumerate(inputs_of(data, device_of(model))):
-            model(x)
+    network = as_subject(model).model
+    with evaluation_mode(network), torch.no_grad():
+        for number, (x,) in enumerate(normalized_inputs(data, [model], device_of(network))):
+            network(x)
             if progress:
                 progress(number + 1, 0)

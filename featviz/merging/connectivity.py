@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featviz.data import Data, device_of, inputs_of
+from featviz.data import Data, device_of
 from featviz.isolation import weight_sharing_copy
 from featviz.matching.unit_activations import Observer
 from featviz.moments import Moments, samples_of
+from featviz.subjects import Subject, as_subject, normalized_inputs
 from featviz.symmetry.groups import LayerUnits
 
 Floats = NDArray[np.float64]
@@ -60,9 +61,9 @@ class LayerConnectivity:
 
 
 def layer_connectivity(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    merged: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
+    merged: nn.Module | Subject,
     layers: Mapping[str, LayerUnits],
     data: Data,
     progress: Callable[[int, int], None] | None = None,
@@ -73,7 +74,7 @@ def layer_connectivity(
         model_a, model_b: the parents, B in A's basis (`alignment.permute(model_b)`).
         merged: their merge.
         layers: name -> units, for example `alignment.groups.layers` or some of them.
-        data: batches `x` or `(x, label)`; iterated once.
+        data: batches `x` or `(x, label)`, images in [0, 1]; iterated once.
         progress: called with (batches done, 0).
 
     Returns:
@@ -83,14 +84,15 @@ def layer_connectivity(
         BatchError: there is no data.
     """
     measured = {name: _LayerSums() for name in layers}
-    networks = [weight_sharing_copy(model) for model in (model_a, model_b, merged)]
+    subjects = [as_subject(model) for model in (model_a, model_b, merged)]
+    networks = [weight_sharing_copy(subject.model) for subject in subjects]
     with torch.no_grad(), ExitStack() as stack:
         seen = [stack.enter_context(Observer(network, [(name, False) for name in layers])).seen for network in networks]
-        for number, x in enumerate(inputs_of(data, device_of(model_a))):
-            for network in networks:
+        for number, inputs in enumerate(normalized_inputs(data, subjects, device_of(networks[0]))):
+            for network, x in zip(networks, inputs, strict=True):
                 network(x.to(device_of(network)))
             for name, units in layers.items():
-                a, b, m = (found[name, False].to(x.device).double() for found in seen)
+                a, b, m = (found[name, False].to(inputs[0].device).double() for found in seen)
                 measured[name].add(a, b, m, units.axis)
             if progress:
                 progress(number + 1, 0)

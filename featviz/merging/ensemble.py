@@ -5,10 +5,15 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from featviz.data import device_of
 from featviz.errors import AlignmentError
+from featviz.isolation import weight_sharing_copy
 from featviz.matching.unit_activations import Observer
-from featviz.merging.barrier import evaluate
+from featviz.merging.average import remember_average_normalization
+from featviz.merging.barrier import measure_logits
+from featviz.subjects import Subject, as_subject
 
 MEANS = ("logits", "probabilities")
 
@@ -26,27 +31,36 @@ class Ensemble(nn.Module):
         super().__init__()
         if mean not in MEANS:
             raise AlignmentError(f"an ensemble has no mean of {mean!r}: use one of {', '.join(MEANS)}.")
-        self.model_a, self.model_b, self.mean = model_a, model_b, mean
+        self.model_a, self.model_b, self.mean_of = model_a, model_b, mean
+        remember_average_normalization(self, [as_subject(model_a)], [1.0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        both = torch.stack([self.model_a(x), self.model_b(x)])
-        return both.mean(0) if self.mean == "logits" else both.log_softmax(-1).logsumexp(0) - math.log(2)
+    def forward(self, x: Tensor, x_b: Tensor | None = None) -> Tensor:
+        """`x_b`: the images as B is fed them, where that differs from A."""
+        both = torch.stack([self.model_a(x), self.model_b(x if x_b is None else x_b)])
+        return both.mean(0) if self.mean_of == "logits" else both.log_softmax(-1).logsumexp(0) - math.log(2)
 
 
 def evaluate_ensemble(
-    model_a: nn.Module, model_b: nn.Module, data: Iterable[tuple[Tensor, Tensor]], mean: str = "logits"
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
+    data: Iterable[tuple[Tensor, Tensor]],
+    mean: str = "logits",
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in percent of the `Ensemble`; the networks are left as they were.
 
     Args:
         model_a, model_b: images -> logits (batch, classes).
-        data: batches (x, label); iterated once.
+        data: batches (x, label), x in [0, 1]; iterated once.
         mean: of "logits" or "probabilities".
 
     Raises:
         AlignmentError: data without labels, no data, or another mean.
     """
-    return evaluate(Ensemble(model_a, model_b, mean), data)
+    a, b = (weight_sharing_copy(as_subject(model).model) for model in (model_a, model_b))
+    ensemble = Ensemble(a, b, mean)
+    return measure_logits(
+        [model_a, model_b], lambda inputs: ensemble(*inputs), data, F.cross_entropy, device_of(ensemble)
+    )
 
 
 class FeatureAverage(nn.Module):
@@ -62,6 +76,7 @@ class FeatureAverage(nn.Module):
     def __init__(self, model_a: nn.Module, model_b: nn.Module, layer: str) -> None:
         super().__init__()
         self.model_a, self.model_b, self.layer = model_a, model_b, layer
+        remember_average_normalization(self, [as_subject(model_a)], [1.0])
 
     def forward(self, x: Tensor) -> Tensor:
         with Observer(self.model_b, [(self.layer, False)]) as observer:

@@ -4,6 +4,7 @@ An alignment that combines units (ZipIt, CCA Merge, optimal transport) merges as
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -14,14 +15,15 @@ from featviz.errors import AlignmentError
 from featviz.matching.alignment import Alignment, LinearAlignment
 from featviz.matching.linear.combination import layer_rows
 from featviz.matching.linear.merge import merge_linearly
-from featviz.merging.average import average
+from featviz.merging.average import average, remember_average_normalization
 from featviz.merging.batchnorm import has_batchnorm, reset_batchnorm
 from featviz.merging.repair import repair_channels
+from featviz.subjects import Subject, as_subject
 
 
 def merge(
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     alignment: Alignment | None,
     weight: float = MergeConfig.weight,
     repair: str = MergeConfig.repair,
@@ -43,33 +45,34 @@ def merge(
             "rescale": as "repair", but the deviation alone (Qu & Horvath 2024; see `repair_channels`).
             "auto": "none" without data, else "batchnorm" where the network has BatchNorm, else "repair" (for a weight outside
             [0, 1] "none").
-        data: batches `x` or `(x, label)` for the repair; iterated up to three times.
+        data: batches `x` or `(x, label)`, images in [0, 1], for the repair; iterated up to three times.
         progress: called with (batches done, 0).
 
     Returns:
-        The merged network, in eval or training mode as A is, on A's device.
+        The merged network, in evaluation or training mode as A is, on A's device. Its input normalization is its parents'.
 
     Raises:
         AlignmentError: the alignment belongs to other networks, weight or repair is out of range, or data is missing or empty.
     """
     config = MergeConfig(weight=weight, repair=repair)
-    repair = _chosen_repair(config, model_a, data)
+    a, b = as_subject(model_a, "A"), as_subject(model_b, "B")
+    repair, weight = _chosen_repair(config, a.model, data), config.weight
     if alignment is not None:
-        alignment.check(model_a, model_b)
+        alignment.check(a.model, b.model)
     rows = None
-    weight = config.weight
     if isinstance(alignment, LinearAlignment):
         if weight != 0.5:
             raise AlignmentError(
                 f"method {alignment.method!r} merges A and B equally, not with weight {weight} of B: use weight=0.5, "
                 "or align by 'activations'."
             )
-        permuted = model_b
-        merged = merge_linearly(model_a, model_b, alignment.groups, alignment.combination)
+        permuted = b.model
+        merged = merge_linearly(a.model, b.model, alignment.groups, alignment.combination)
         rows = partial(layer_rows, alignment.groups, alignment.combination)
     else:
-        permuted = model_b if alignment is None else alignment.permute(model_b)
-        merged = average((model_a, permuted), (1 - weight, weight))
+        permuted = b.model if alignment is None else alignment.permute(b.model)
+        merged = average((a.model, permuted), (1 - weight, weight))
+    remember_average_normalization(merged, [a, b], [1 - weight, weight])
     if repair == "none" or weight in (0, 1):
         return merged
     assert data is not None
@@ -77,7 +80,8 @@ def merge(
         reset_batchnorm(merged, data, progress)
     else:
         layers = None if alignment is None else alignment.groups.layers
-        repair_channels(merged, model_a, permuted, weight, data, layers, progress, rows, shift=repair == "repair")
+        parent_b = replace(b, model=permuted)
+        repair_channels(merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair")
     return merged
 
 

@@ -7,7 +7,7 @@ are measured afresh. LayerNorm and GroupNorm hold no statistics: their parameter
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from featviz.data import Data
 from featviz.isolation import weight_sharing_copy
 from featviz.merging.batchnorm import Progress, measure_norm_inputs, run_batches, write_running_statistics
 from featviz.moments import Moments, samples_of
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.groups import LayerUnits
 
 Rows = Callable[[LayerUnits, int], NDArray[np.float64]]
@@ -43,8 +44,8 @@ class _Goal:
 
 def repair_channels(
     merged: nn.Module,
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     weight: float,
     data: Data,
     layers: Mapping[str, LayerUnits] | None = None,
@@ -80,8 +81,9 @@ def repair_channels(
     """
     axes = _repairable_layers(merged, layers)
     measured = []
-    for parent in (weight_sharing_copy(model_a), weight_sharing_copy(model_b)):
-        with _measure_outputs(parent, axes) as moments:
+    for subject in (as_subject(model_a), as_subject(model_b)):
+        parent = replace(subject, model=weight_sharing_copy(subject.model))
+        with _measure_outputs(parent.model, axes) as moments:
             run_batches(parent, data, progress)
         measured.append(moments)
     goals = {}
