@@ -8,13 +8,13 @@
 # --out FOLDER      for tests.xml, tests.txt, figures.json and figures.md (default: runs/gpu)
 # --device DEVICE   cuda, or cpu to try this script where there is no GPU
 # --quick           the smallest sizes: the figures mean nothing
-# --limit SECONDS   for the figures (default: 420); what is measured by then is kept
+# --limit SECONDS   for the figures (default: 400); what is measured by then is kept
 #
 # The Python is $PYTHON, else python3. The exit code is 0 where all tests passed and no figure failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-wheels="" out="runs/gpu" device="cuda" quick="" limit=420
+wheels="" out="runs/gpu" device="cuda" quick="" limit=400
 while [ $# -gt 0 ]; do
     case "$1" in
         --wheels) wheels="$2"; shift 2 ;;
@@ -46,7 +46,7 @@ CHECK
 
 failed=0
 mapfile -t tests < <(grep -rl "mark.cuda" tests --include="test_*.py")
-timeout 300 "$python" -m pytest -m cuda --gpu "$device" --junitxml "$out/tests.xml" -p no:cacheprovider -ra "${tests[@]}" 2>&1 \
+timeout 180 "$python" -m pytest -m cuda --gpu "$device" --junitxml "$out/tests.xml" -p no:cacheprovider -ra "${tests[@]}" 2>&1 \
     | tee "$out/tests.txt" || failed=1
 # shellcheck disable=SC2086
 timeout "$limit" "$python" benchmarks/rendering.py gpu --device "$device" $quick --tests "$out/tests.xml" \

@@ -201,6 +201,8 @@ def _timed(work: Callable, device: torch.device):
 def table(records: list[Record]) -> str:
     record = records[0]
     rows = [["device", ", ".join(f"{value}" for value in record["device"].values())]]
+    if record["quick"]:
+        rows.append(["quick", "smallest sizes and networks: these figures mean nothing"])
     if record["tests"] is not None:
         failed = record["tests"]["failed"]
         rows.append(["tests", f"{record['tests']['ran']} ran, {len(failed)} failed {', '.join(failed)}".rstrip()])
