@@ -14,7 +14,7 @@ from featviz.checkpoints import load_into, load_weights
 from featviz.errors import CheckpointError
 from featviz.model_checks import digest
 
-TABLE = Path(__file__).parent.parent / "docs" / "checkpoints.md"
+TABLE = Path(__file__).parent.parent.parent / "docs" / "checkpoints.md"
 
 
 class Net(nn.Module):
