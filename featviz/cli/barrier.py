@@ -1,4 +1,4 @@
-"""`featviz barrier`: loss and accuracy along the straight line from A to B'."""
+"""`featviz barrier`: loss and accuracy of the weighted averages of A and B'."""
 
 import json
 from argparse import Namespace
@@ -12,7 +12,7 @@ from featviz.files import check_writable, write_atomically
 
 DESCRIPTION = """\
 Measure loss and accuracy of the averages of A and the permuted B at evenly spaced weights.
-The barrier is the most that the loss lies above the straight line between its two ends, and the accuracy below.
+The barrier is the most that the loss lies above the linear interpolation of its two ends, and the accuracy below.
 """
 
 EXAMPLES = """\

@@ -29,7 +29,12 @@ APPENDED = {
     "bench": [*RENDERING, "--images", "2"],
     "barrier": ["--points", "3"],
 }
-NOT_RUN = ("pip ", "uv run pytest", "bash ", "uv run featviz demo")  # the demo is run by tests/panels/test_bundled_pair.py
+NOT_RUN = (
+    "pip ",
+    "uv run pytest",
+    "bash ",
+    "uv run featviz demo",
+)  # the demo is run by tests/panels/test_bundled_pair.py
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:

@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from networks import TinyCNN, TinyResNet, planted, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featviz.errors import AlignmentError, ModelError, OutputError, UnitError
 from featviz.evidence.fate import fate, fate_of_parents
-from featviz.matching.alignment import align
+from featviz.matching.align import align
 from featviz.merging.merge import merge
-from tests.networks import TinyCNN, TinyResNet, planted, seeded
 
 
 class Tokens(nn.Module):

@@ -113,7 +113,7 @@ def test_zipit_finds_the_clusters_of_a_plain_greedy_search():
         clusters = {i: {i} for i in range(2 * n)}
         budget = {"A": int(n // 2 * beta), "B": int(n // 2 * beta)}
 
-        def home(cluster):
+        def only_network(cluster):
             names = {"A" if unit < 6 else "B" for unit in cluster}
             return names.pop() if len(names) == 1 else None
 
@@ -121,11 +121,11 @@ def test_zipit_finds_the_clusters_of_a_plain_greedy_search():
             allowed = [
                 pair
                 for pair in similar
-                if home(clusters[pair[0]] | clusters[pair[1]]) is None
-                or budget[home(clusters[pair[0]] | clusters[pair[1]])] > 0
+                if only_network(clusters[pair[0]] | clusters[pair[1]]) is None
+                or budget[only_network(clusters[pair[0]] | clusters[pair[1]])] > 0
             ]
             one, other = sorted(max(allowed, key=lambda pair: similar[pair]))
-            inside = home(clusters[one] | clusters[other])
+            inside = only_network(clusters[one] | clusters[other])
             if inside:
                 budget[inside] -= 1
             clusters[one] |= clusters.pop(other)

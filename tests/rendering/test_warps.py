@@ -15,10 +15,10 @@ def row(*values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def slow_warp(image: np.ndarray, tape: list[float], out_size: tuple[int, int], border: str, fill: np.ndarray):
+def slow_warp(image: np.ndarray, parameters: list[float], out_size: tuple[int, int], border: str, fill: np.ndarray):
     """Pixel by pixel: where does the output pixel's centre come from, and what is there?"""
     c, h, w = image.shape
-    dx, dy, scale, angle = tape[0] * w, tape[1] * h, tape[2], math.radians(tape[3])
+    dx, dy, scale, angle = parameters[0] * w, parameters[1] * h, parameters[2], math.radians(parameters[3])
     out = np.zeros((c, *out_size))
 
     def value(i: int, j: int) -> np.ndarray:
@@ -49,10 +49,10 @@ def slow_warp(image: np.ndarray, tape: list[float], out_size: tuple[int, int], b
 def test_warp_agrees_with_a_slow_reference(border, out_size):
     torch.manual_seed(0)
     images = torch.rand(3, 2, 8, 10, dtype=torch.float64)
-    tape = [[0.1, -0.2, 1.2, 15.0], [-0.3, 0.05, 0.8, -70.0], [0.0, 0.0, 1.0, 180.0]]
+    parameters = [[0.1, -0.2, 1.2, 15.0], [-0.3, 0.05, 0.8, -70.0], [0.0, 0.0, 1.0, 180.0]]
     fill = torch.tensor([0.3, 0.6], dtype=torch.float64)
-    warped = warp(images, row(*tape), out_size, border, fill)
-    for image, values, found in zip(images, tape, warped, strict=True):
+    warped = warp(images, row(*parameters), out_size, border, fill)
+    for image, values, found in zip(images, parameters, warped, strict=True):
         np.testing.assert_allclose(
             found.numpy(), slow_warp(image.numpy(), values, out_size, border, fill.numpy()), atol=1e-9
         )
