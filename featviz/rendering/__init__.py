@@ -25,7 +25,8 @@ from featviz.rendering.objectives import (
     logit,
     neuron,
 )
-from featviz.rendering.optimize.loop import Renderings, alive, ascend, score_images
+from featviz.rendering.optimize.loop import ascend, has_gradient, score_images
+from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
 from featviz.rendering.render import layer_width, render, resolve_device
 from featviz.rendering.robustness.warps import warp
@@ -40,7 +41,6 @@ __all__ = [
     "Pixel",
     "Renderings",
     "Starts",
-    "alive",
     "as_lucent_param",
     "ascend",
     "channel",
@@ -49,6 +49,7 @@ __all__ = [
     "direction",
     "diversity",
     "from_callable",
+    "has_gradient",
     "layer_width",
     "logit",
     "magnitude_profile",

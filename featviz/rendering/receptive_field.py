@@ -57,9 +57,7 @@ def receptive_field(extractor: FeatureExtractor, layer: str, position: tuple[int
     return ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
-def at_receptive_field(
-    extractor: FeatureExtractor, objective: Neuron, config: RenderConfig
-) -> tuple[Neuron, RenderConfig]:
+def at_receptive_field(extractor: FeatureExtractor, objective: Neuron) -> tuple[Neuron, RenderConfig]:
     """The same neurons, and a configuration whose image holds their receptive field alone.
 
     The smaller image begins at a multiple of the layer's stride, so that every map within it keeps its positions.
@@ -74,6 +72,7 @@ def at_receptive_field(
         RenderError: an `input_size`, an output without two dimensions of space, or a network whose units change when the
             image is cut (padding that wraps, statistics of the whole image, attention).
     """
+    config = extractor.config
     if config.input_size is not None:
         raise RenderError("canvas='receptive_field' renders in the network's own pixels: leave out input_size.")
     layer, size = objective.layer, config.image_hw

@@ -15,13 +15,16 @@ from featviz.config import RenderConfig
 from featviz.data import device_of
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.isolation import ordinary_modes
-from featviz.rendering.network.cut_network import resolve_layer, uncompiled
+from featviz.model_checks import check_finite
+from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor, recorded_layers
 from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
-from featviz.rendering.optimize.batching import must_fit
-from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend
+from featviz.rendering.optimize.batching import memory_of
+from featviz.rendering.optimize.loop import Progress, Transform, ascend
+from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
 from featviz.rendering.receptive_field import at_receptive_field
+from featviz.subjects import Subject, as_subject
 from featviz.units import format_unit, parse_units
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
@@ -29,7 +32,7 @@ What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Ten
 
 @ordinary_modes
 def render(
-    model: nn.Module,
+    model: nn.Module | Subject,
     what: What,
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
     *,
@@ -39,8 +42,9 @@ def render(
     axis: int | None = None,
     images: int | None = None,
     canvas: str = "full",
+    inputs: Sequence[Any] = (),
 ) -> Renderings:
-    """Render units or an objective in one network; the model comes back as it was.
+    """Render units or an objective in one network, which is neither run nor changed: a copy on its weights is.
 
     >>> render(model, "layer3.1.conv2:0-15", RenderConfig(size=224)).images.shape  # doctest: +SKIP
     torch.Size([16, 3, 224, 224])
@@ -49,6 +53,7 @@ def render(
     warning and in `Renderings.dead` where none helps.
 
     Args:
+        model: a network on images (batch, c, h, w), or a `Subject`.
         what: "layer:17", "layer:0-15", "layer" (all its units), a list of such; an `Objective`; or any lucid-
             or lucent-style callable on T(layer) that gives a loss to minimise.
         device: "cuda", "cuda:1", "cpu", ...; None: where the model is.
@@ -60,36 +65,42 @@ def render(
         images: how many images to make for an objective that does not prescribe it; None: 1.
         canvas: "full", or "receptive_field": of a `neuron` objective only what the unit sees of an image of `config.size`,
             measured from the network; the images have that smaller size.
+        inputs: what the network takes after the images, the same in every step: tensors, repeated for every image where their
+            first axis is 1, and other values.
 
     Raises:
         UnitError: a layer or unit that the network does not have.
         RenderError: a size that the network cannot take, something that is no objective, or no neuron where its receptive
             field is asked for.
+        ModelError: NaN among the weights, a network that cannot be copied, one that takes something else than images and
+            `inputs`.
         DeviceError: a device that is not there.
     """
-    model = uncompiled(model)
-    place = resolve_device(device, model)
+    subject = as_subject(model)
+    check_finite(subject.model, subject.name or "the network")
     if canvas not in ("full", "receptive_field"):
         raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
+    network = FeatureExtractor(subject, (), config, resolve_device(device, subject.model), inputs)
     if canvas == "receptive_field":
         if not isinstance(what, Neuron):
             raise RenderError("canvas='receptive_field' is for one position: give a neuron(layer, units) objective.")
-        extractor = FeatureExtractor(model, (what.layer,), config, place)
-        what, config = at_receptive_field(extractor, what, config)
+        what, small = at_receptive_field(network.for_layers((what.layer,)), what)
+        network = network.with_config(small)
     if isinstance(what, (str, Sequence)):
-        return _render_units(model, [what] if isinstance(what, str) else what, config, place, transform, progress, axis)
+        return _render_units(network, [what] if isinstance(what, str) else what, transform, progress, axis)
     objective = as_objective(what)
     count = objective.images or images or 1
     if images not in (None, count):
         raise RenderError(f"the objective is for {count} images, not for {images}: leave out images.")
     layers = objective.layers
     if layers is None:
-        probe = _gray(model, config, place, count)
-        layers = recorded_layers(objective.score, model, probe, config, place)
-    extractor = FeatureExtractor(model, layers, config, place)
+        with memory_of(count, network):
+            layers = recorded_layers(objective.score, network, _gray(network, count))
+    extractor = network.for_layers(layers)
     keys = _keys(extractor, objective, count)
-    names = [f"image {number}" for number in range(count)]
-    return _render(extractor, objective, keys, names, config, transform, progress)
+    units = objective.image_units
+    names = [f"image {number}" for number in range(count)] if units is None else [format_unit(*unit) for unit in units]
+    return _render(extractor, objective, keys, names, transform, progress)
 
 
 def _keys(extractor: FeatureExtractor, objective: Objective, count: int) -> list[Hashable]:
@@ -106,36 +117,34 @@ def _keys(extractor: FeatureExtractor, objective: Objective, count: int) -> list
 
 
 def _render_units(
-    model: nn.Module,
+    network: FeatureExtractor,
     specs: Sequence[str],
-    config: RenderConfig,
-    device: torch.device,
     transform: Transform | None,
     progress: Progress | None,
     axis: int | None,
 ) -> Renderings:
     """Units of any layers: one ascent per layer, results in the order asked for."""
+    parsed = [(resolve_layer(network.net, spec.layer), spec.channels) for spec in map(parse_units, specs)]
+    widths = unit_counts(network, [layer for layer, _ in parsed], axis)
     asked: list[tuple[str, int]] = []
-    axes: dict[str, int | None] = {}
-    for spec in map(parse_units, specs):
-        layer = resolve_layer(model, spec.layer)
-        width, axes[layer] = layer_width(model, layer, config, device, axis)
-        for unit in range(width) if spec.channels is None else spec.channels:
+    for layer, channels in parsed:
+        width, _ = widths[layer]
+        for unit in range(width) if channels is None else channels:
             if unit >= width:
                 raise UnitError(f"{layer} has no unit {unit}: its units are 0 to {width - 1}.")
             asked.append((layer, unit))
     if not asked:
         raise RenderError("there is no unit to render: name at least one, for example layer3.1.conv2:17.")
     parts: list[Renderings] = []
-    places: list[int] = []
+    order: list[int] = []
     for layer in dict.fromkeys(layer for layer, _ in asked):
         keys = [key for key in asked if key[0] == layer]
-        places += [place for place, key in enumerate(asked) if key[0] == layer]
-        extractor = FeatureExtractor(model, (layer or "labels",), config, device)
-        objective = channel(layer or "labels", [unit for _, unit in keys], axes[layer])
+        order += [row for row, key in enumerate(asked) if key[0] == layer]
+        extractor = network.for_layers((layer or "labels",))
+        objective = channel(layer or "labels", [unit for _, unit in keys], widths[layer][1])
         names = [format_unit(*key) for key in keys]
-        parts.append(_render(extractor, objective, keys, names, config, transform, progress))
-    return Renderings.join(parts).select(sorted(range(len(asked)), key=places.__getitem__))
+        parts.append(_render(extractor, objective, keys, names, transform, progress))
+    return Renderings.join(parts).select(sorted(range(len(asked)), key=order.__getitem__))
 
 
 def _render(
@@ -143,43 +152,55 @@ def _render(
     objective: Objective,
     keys: Sequence[Any],
     names: Sequence[str],
-    config: RenderConfig,
     transform: Transform | None,
     progress: Progress | None,
 ) -> Renderings:
     """Start where the units have a gradient, ascend, and report the dead."""
-    starts = starts_with_gradient([(extractor, objective)], keys, config, transform)
-    renderings = ascend(extractor, objective, starts, config, transform, progress)
+    starts = starts_with_gradient([(extractor, objective)], keys, transform)
+    renderings = ascend(extractor, objective, starts, transform, progress)
     dead = [name for name, flag in zip(names, renderings.dead.tolist(), strict=True) if flag]
-    warn_of_dead_units(dead, config, stacklevel=3)
+    warn_of_dead_units(dead, extractor.config, stacklevel=4)
     return renderings
 
 
 def layer_width(
-    model: nn.Module,
+    model: nn.Module | Subject,
     layer: str,
     config: RenderConfig,
     device: torch.device | None = None,
     axis: int | None = None,
 ) -> tuple[int, int | None]:
-    """How many units a layer's output has for images of the config's size, and on which axis they are.
+    """How many units a layer's output has for images of the config's size, and on which axis they are; see `unit_counts`."""
+    return unit_counts(FeatureExtractor(model, (), config, device), [layer], axis)[layer]
+
+
+def unit_counts(
+    network: FeatureExtractor, layers: Sequence[str], axis: int | None = None
+) -> dict[str, tuple[int, int | None]]:
+    """How many units the outputs of layers have, and on which axis they are: by one forward pass of one gray image.
 
     The axis is the one given, or the last for linear layers and LayerNorms, or None: that of `channel`.
+
+    Args:
+        network: of any layers.
+        layers: dotted module names, "" for the network's own output.
     """
-    module = dict(model.named_modules(remove_duplicate=False))[layer]
-    if axis is None and isinstance(module, (nn.Linear, nn.LayerNorm)):
-        axis = -1
-    place = device_of(model) if device is None else device
-    extractor = FeatureExtractor(model, (layer or "labels",), config, place)
-    with must_fit(1, config, place), torch.no_grad():
-        activation = extractor(_gray(model, config, place, 1))[layer or "labels"]
-    return units_first(activation, axis).shape[1], axis
+    modules = dict(network.net.named_modules(remove_duplicate=False))
+    asked = {layer: layer or "labels" for layer in layers}
+    with memory_of(1, network), torch.no_grad():
+        activations = network.for_layers(asked.values())(_gray(network, 1), precise=True)
+    found: dict[str, tuple[int, int | None]] = {}
+    for layer, name in asked.items():
+        last = axis is None and isinstance(modules[layer], (nn.Linear, nn.LayerNorm))
+        own = -1 if last else axis
+        found[layer] = units_first(activations[name], own).shape[1], own
+    return found
 
 
-def _gray(model: nn.Module, config: RenderConfig, device: torch.device, count: int) -> Tensor:
+def _gray(network: FeatureExtractor, count: int) -> Tensor:
     """Images of the size that the network is fed, all 1/2."""
-    extractor = FeatureExtractor(model, (), config, device)
-    return torch.full((count, extractor.channels, *config.input_hw), 0.5, device=device, dtype=extractor.dtype)
+    shape = (count, network.channels, *network.config.input_hw)
+    return torch.full(shape, 0.5, device=network.device, dtype=network.dtype)
 
 
 def resolve_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:

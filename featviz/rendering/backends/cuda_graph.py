@@ -1,23 +1,33 @@
-"""A step recorded as a CUDA graph: hundreds of kernels are launched at once, by the device, instead of one by one from Python.
+"""The CUDA graph: hundreds of kernels of a step are launched at once, by the device, instead of one by one from Python.
 
 A network of 100 layers launches some 600 kernels a step; where images are small, the launches take longer than the work. A
-graph replays the very kernels on the very memory that it was recorded with, so a step has to read what changes (its number, its
-warp, its learning rate) from the device, and must leave nothing to Python: `ascent.py` keeps to that, and a test on the CPU
-replays its operators in this manner.
+CUDA graph replays the same kernels on the same memory that it was recorded with, so a step has to read what changes (its
+number, its warp, its learning rate) from the device, and must leave nothing to Python: `optimize/loop.py` keeps to that, and a
+test on the CPU replays its operators in this manner.
 """
 
-import warnings
 from collections.abc import Callable
 
 import torch
 
+from featviz.rendering.backends.backend import log
+from featviz.rendering.backends.traced_graph import TracedGraph
 from featviz.rendering.network.failures import out_of_memory
 
 WARM = 3  # calls before the recording: libraries choose their kernels, what is made once is made
 
 
+class CudaGraph(TracedGraph):
+    """The traced graph, and steps recorded as CUDA graphs."""
+
+    name = "CUDA graph"
+
+    def repeated(self, step: Callable[[], None]) -> Callable[[], None]:
+        return Recorded(step, self.device)
+
+
 class Recorded:
-    """`work`, called, from its fourth call on replayed; where it cannot be recorded it goes on as it is, with a warning.
+    """`work`, called, from its fourth call on replayed; where it cannot be recorded it goes on as it is, with a log line.
 
     Args:
         work: reads and writes the same tensors in every call; everything runs on `device`.
@@ -52,6 +62,6 @@ class Recorded:
             if out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:120]
-            warnings.warn(f"the step cannot be recorded as a CUDA graph ({reason}): it runs as it is.", stacklevel=2)
+            log.warning("a step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one.", reason)
             return self._work
         return graph.replay

@@ -1,12 +1,11 @@
-"""A network made ready for hundreds of steps: a private copy that computes the same for less.
+"""Rewrite of a network before its trace: BatchNorms folded into the convolutions before them, weights as the run wants them.
 
-network, one forward pass -> copy, in eval mode, whose weights take no gradient: BatchNorms folded into the convolutions
-before them, weights of convolutions and linear layers in the precision and the memory layout of the run (autocast would
-convert frozen weights anew at every step). What is not converted shares its memory with the network.
+Weights of convolutions and linear layers get the precision and the memory layout of the run (autocast would convert frozen
+weights anew at every step). What is not converted shares its memory with the network.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,87 +14,49 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from featviz.errors import ModelError
-from featviz.isolation import copy_of
+from featviz.rendering.network.cut_network import CutNetwork
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-Run = Callable[[nn.Module, bool], Sequence[Tensor]]
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def prepared(net: nn.Module, run: Run, keep: Iterable[str], dtype: torch.dtype) -> nn.Module:
-    """The copy; what cannot be shown to compute the same stays as it is.
+def fold_batchnorm(network: CutNetwork, x: Tensor, dtype: torch.dtype) -> tuple[CutNetwork, int]:
+    """A copy of the network that computes the same for less, and how many norms are folded; it is verified with its trace.
 
     Args:
-        net: in eval mode; left as it is.
-        run: one forward pass through a network, as far as it will be needed -> what it is needed for; at full precision
-            (True) or in that of the run (False).
-        keep: names of modules whose output must stay what it is.
+        x: images that the network takes; their values do not matter.
         dtype: of the weights of convolutions and linear layers.
-
-    Raises:
-        ModelError: the network cannot be copied, or its copy computes something else.
     """
-    theirs: list[Tensor] = []
-    pairs = foldable(net, lambda: theirs.extend(run(net, True)), set(keep))
-    made = _folded(net, pairs)
-    if not _same(theirs, run, made):  # what it calls is not all in its copy
-        pairs, made = {}, _folded(net, {})
-        if not _same(theirs, run, made):
-            raise ModelError("a copy of the network computes something else: remove what ties it to the original.")
-    for module in made.modules():
+    pairs = foldable(network.net, lambda: network(x), set(network.layers))
+    made = network.copy()
+    modules = dict(made.net.named_modules())
+    for first, second in pairs.items():
+        _fold(modules[first], modules[second])
+    for module in modules.values():
         if type(module) in (*CONVOLUTIONS, nn.Linear):
             for name, tensor in dict(module.named_parameters(recurse=False)).items():
                 setattr(module, name, _converted(tensor, dtype))
-    try:
-        run(made, False)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a part of the network switches autocast off, or reads the type of a weight
-        made = _folded(net, pairs)
-    return made
+    return made, len(pairs)
 
 
-def _folded(net: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
-    """A copy on the same weights, in which these norms (values) are part of their convolutions (keys)."""
-    shared = {id(t): nn.Parameter(t.detach(), requires_grad=False) for t in net.parameters()}
-    shared |= {id(t): t for t in net.buffers()}
-    made = copy_of(net, shared).eval()
-    modules = dict(made.named_modules())
-    for first, second in pairs.items():
-        conv, norm = modules[first], modules[second]
-        assert isinstance(conv, CONVOLUTIONS)
-        assert isinstance(norm, NORMS)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        kind = conv.weight.dtype
-        with torch.no_grad():
-            weight, bias = fuse_conv_bn_weights(  # in float64: the quotient loses digits otherwise
-                conv.weight.double(), None if conv.bias is None else conv.bias.double(), norm.running_mean.double(),
-                norm.running_var.double(), norm.eps, norm.weight, norm.bias,
-            )  # fmt: skip
-            conv.weight, conv.bias = (nn.Parameter(t.to(kind), requires_grad=False) for t in (weight, bias))
-        norm.forward = _as_it_is  # the module stays: others may look at its attributes
-    return made
+def _fold(conv: nn.Module, norm: nn.Module) -> None:
+    assert isinstance(conv, CONVOLUTIONS)
+    assert isinstance(norm, NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    dtype = conv.weight.dtype
+    with torch.no_grad():
+        weight, bias = fuse_conv_bn_weights(  # in float64: the quotient loses digits otherwise
+            conv.weight.double(), None if conv.bias is None else conv.bias.double(), norm.running_mean.double(),
+            norm.running_var.double(), norm.eps, norm.weight, norm.bias,
+        )  # fmt: skip
+        conv.weight, conv.bias = (nn.Parameter(t.to(dtype), requires_grad=False) for t in (weight, bias))
+    norm.forward = _identity  # the module stays: others may look at its attributes
 
 
-def _as_it_is(input: Tensor) -> Tensor:
+def _identity(input: Tensor) -> Tensor:
     return input
-
-
-def _same(theirs: Sequence[Tensor], run: Run, made: nn.Module) -> bool:
-    """Equal within rounding (relative, Euclidean)."""
-    try:
-        ours = run(made, True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
-        return False
-    return len(theirs) == len(ours) and all(
-        a.shape == b.shape and bool((a - b).norm() <= (1e-4 if a.dtype == torch.float32 else 5e-2) * a.norm())
-        for a, b in zip(theirs, ours, strict=True)
-    )
 
 
 def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[str, str]:

@@ -1,11 +1,9 @@
-"""Convolutions that do their addition and their ReLU in the same pass, on a CPU with oneDNN.
+"""Rewrite: convolutions that do their addition and their ReLU in the same pass, on a CPU with oneDNN.
 
-straight line of ATen operators (`straight.py`) -> the same line with fewer passes over memory. Much of a trunk's time on a CPU
-goes into reading and writing activations: a ReLU, or the sum at the end of a residual block, costs what a 1x1 convolution
-does.
-oneDNN computes conv(x) + other and the ReLU before the result leaves the cache, from weights laid out once for it. The
-gradient with respect to the input is such a convolution too, with the kernel turned by 180 degrees, where the stride is 1;
-for the stem of a network see `phases.py`.
+Much of a network's time on a CPU goes into reading and writing activations: a ReLU, or the sum at the end of a residual block,
+costs what a 1x1 convolution does. oneDNN computes relu(conv(x) + other) before the result leaves the cache, from weights laid
+out once for it. The gradient with respect to the input is such a convolution too, with the kernel turned by 180 degrees, where
+the stride is 1; for the first layer of a network see `strided_conv_backward.py`.
 """
 
 from collections.abc import Sequence
@@ -19,42 +17,52 @@ from featviz.rendering.backends.strided_conv_backward import Phases, has_phases
 aten = torch.ops.aten
 RELU = (aten.relu.default, aten.relu_.default)
 ADD = (aten.add.Tensor, aten.add_.Tensor)
-
-
-class Step(torch.autograd.Function):
-    """relu(conv(x) + other): both optional; gradients for x and other."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, other: Tensor | None, plan: "FusedConvolution") -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = plan.convolved(x, None if other is None else other.contiguous(memory_format=torch.channels_last))
-        ctx.plan, ctx.size = plan, x.shape
-        ctx.save_for_backward(*([y] if plan.relu else []))
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        if ctx.plan.relu:
-            gradient = aten.threshold_backward(gradient, ctx.saved_tensors[0], 0)
-        to_x = ctx.plan.pulled_back(gradient, ctx.size) if ctx.needs_input_grad[0] else None
-        return to_x, gradient if ctx.needs_input_grad[1] else None, None
+Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
 
 
 class FusedConvolution(nn.Module):
-    """A convolution of fixed weights (out, in/groups, kh, kw) on images of one size, with what follows it."""
+    """relu(conv(x) + other), the addition and the ReLU optional, of fixed weights (out, in/groups, kh, kw).
 
-    def __init__(self, size: Sequence[int], weight: Tensor, bias: Tensor | None, args: tuple, relu: bool) -> None:
+    Args:
+        size: of the input, (image, c, h, w).
+    """
+
+    def __init__(
+        self, size: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry, relu: bool
+    ) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation, self.groups = args
-        self.weight, self.bias, self.relu = weight, bias, relu
-        self.forward_weight = _laid_out(weight, self.padding, self.stride, self.dilation, self.groups, size)
+        self.stride, self.padding, self.dilation, self.groups = geometry
+        self.bias, self.relu = bias, relu
+        self.weight = _laid_out(weight, self.padding, self.stride, self.dilation, self.groups, size)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        run = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return run(x, self.weight, self.bias, *geometry, "relu" if self.relu else "none", [], "")
+        other = other.contiguous(memory_format=torch.channels_last)
+        last = "relu" if self.relu else None
+        return run.binary(x, other, self.weight, self.bias, *geometry, "add", 1.0, last, [], "")
+
+
+class InputGradient(nn.Module):
+    """The gradient of a convolution's output -> that of its input, for fixed weights.
+
+    Args:
+        size: of the input, (image, c, h, w).
+    """
+
+    def __init__(self, size: Sequence[int], weight: Tensor, geometry: Geometry) -> None:
+        super().__init__()
+        self.size, self.plain_weight = tuple(size), weight
+        self.stride, self.padding, self.dilation, self.groups = geometry
         kernel = weight.shape[2:]
         self.back_padding = [d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True)]
-        self.back_weight = self.phases = self.between = None
+        self.weight = self.phases = self.between = None
         point = all(k == 1 for k in kernel) and not any(self.padding)
         turned = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
-        given = [size[0], weight.shape[0], *_reached(size[2:], kernel, self.stride, self.padding, self.dilation)]
+        given = [size[0], weight.shape[0], *_output_size(size[2:], kernel, self.stride, self.padding, self.dilation)]
         if has_phases(weight, self.stride, self.dilation, self.groups):
             self.phases = Phases(weight, self.stride[0], self.padding, size)
             turned, self.back_padding = self.phases.weight, self.phases.padding
@@ -62,40 +70,27 @@ class FusedConvolution(nn.Module):
             pass
         elif weight.shape[1] == 1 and weight.dtype == torch.bfloat16 and min(self.back_padding) >= 0:
             # Depthwise and strided: oneDNN has no fast kernel, and zeros in between cost little.
-            given[2:] = self.between = _reached(size[2:], kernel, [1, 1], self.padding, self.dilation)
+            given[2:] = self.between = _output_size(size[2:], kernel, [1, 1], self.padding, self.dilation)
         else:
             return
-        self.back_weight = _laid_out(turned, self.back_padding, [1, 1], self.dilation, self.groups, given)
+        self.weight = _laid_out(turned, self.back_padding, [1, 1], self.dilation, self.groups, given)
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        return Step.apply(x, other, self)  # pyright: ignore[reportReturnType]
-
-    def convolved(self, x: Tensor, other: Tensor | None) -> Tensor:
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        run = torch.ops.mkldnn._convolution_pointwise
-        after = "relu" if self.relu else "none"
-        if other is None:
-            return run(x, self.forward_weight, self.bias, *geometry, after, [], "")
-        last = "relu" if self.relu else None
-        return run.binary(x, other, self.forward_weight, self.bias, *geometry, "add", 1.0, last, [], "")
-
-    def pulled_back(self, gradient: Tensor, size: Sequence[int]) -> Tensor:
-        """The gradient with respect to the input of that size."""
-        if self.back_weight is not None:
-            geometry = (self.back_padding, [1, 1], self.dilation, self.groups)
-            if self.between is not None:
-                gradient = self._spread(gradient, [*gradient.shape[:2], *self.between])
-            small = torch.ops.mkldnn._convolution_pointwise(gradient, self.back_weight, None, *geometry, "none", [], "")
-            if self.phases is not None:
-                return self.phases.together(small)
-            if tuple(small.shape) == tuple(size):
-                return small
-            return self._spread(small, size)  # a 1x1 kernel reads every stride-th pixel only
-        x = _empty(size, gradient.dtype)  # only its layout is read
-        return aten.convolution_backward(
-            gradient, x, self.weight, None, self.stride, self.padding, self.dilation, False, [0, 0], self.groups,
-            [True, False, False],
-        )[0]  # fmt: skip
+    def forward(self, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if self.weight is None:
+            x = _empty(self.size, gradient.dtype)  # only its layout is read
+            return aten.convolution_backward(
+                gradient, x, self.plain_weight, None, self.stride, self.padding, self.dilation, False, [0, 0],
+                self.groups, [True, False, False],
+            )[0]  # fmt: skip
+        if self.between is not None:
+            gradient = self._spread(gradient, [*gradient.shape[:2], *self.between])
+        geometry = (self.back_padding, [1, 1], self.dilation, self.groups)
+        small = torch.ops.mkldnn._convolution_pointwise(gradient, self.weight, None, *geometry, "none", [], "")
+        if self.phases is not None:
+            return self.phases.together(small)
+        # A 1x1 kernel reads every stride-th pixel only.
+        return small if tuple(small.shape) == self.size else self._spread(small, self.size)
 
     def _spread(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """x at every stride-th pixel of an image of that size, zeros in between."""
@@ -104,7 +99,7 @@ class FusedConvolution(nn.Module):
         return spread
 
 
-def _reached(
+def _output_size(
     size: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -134,55 +129,76 @@ def _laid_out(
     return torch.ops.mkldnn._reorder_convolution_weight(plain, padding, stride, dilation, groups, list(size))
 
 
-def fuse_convolutions(line: fx.GraphModule) -> fx.GraphModule:
-    """Replace, in place, every convolution of fixed weights by a `FusedConvolution` with what follows it."""
-    graph = line.graph
-    for node in list(graph.nodes):
-        found = _read(line, node)
-        if found is None:
+def onednn_conv(joint: fx.GraphModule) -> int:
+    """Replace, in place, every convolution of fixed weights and every input gradient of one; how many convolutions."""
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    graph, count = joint.graph, 0
+    for node in graph.find_nodes(op="call_function", target=aten.convolution.default):
+        count += _fuse(joint, node)
+    for node in graph.find_nodes(op="call_function", target=aten.convolution_backward.default):
+        gradient, x, weight, _, *geometry, mask = node.args
+        found = _fixed(joint, x, weight, geometry)
+        users = list(node.users)
+        if found is None or list(mask) != [True, False, False] or [user.args[1] for user in users] != [0]:
             continue
-        size, weight, bias, args = found
-        chain, other = [node], None
-        after = _only_user(node)
-        if after is not None and after.target in ADD and _free_to_move(chain, after) and _adds(after, node):
-            chain.append(after)
-            other = next(arg for arg in after.args if arg is not node)
-            after = _only_user(after)
-        relu = after is not None and after.target in RELU and _free_to_move(chain, after)
-        if after is not None and relu:
-            chain.append(after)
-        name = f"fused_{node.name}"
-        line.add_submodule(name, FusedConvolution(size, weight, bias, args, relu))
-        with graph.inserting_before(chain[-1]):
-            made = graph.call_module(name, (node.args[0], *([] if other is None else [other])))
-        made.meta = dict(chain[-1].meta)
-        chain[-1].replace_all_uses_with(made)
-        for old in reversed(chain):
-            graph.erase_node(old)
-    graph.eliminate_dead_code()
-    line.recompile()
-    return line
+        name = f"gradient_{node.name}"
+        joint.add_submodule(name, InputGradient(*found))
+        with graph.inserting_before(node):
+            made = graph.call_module(name, (gradient,))
+        made.meta = dict(users[0].meta)
+        users[0].replace_all_uses_with(made)
+        graph.erase_node(users[0])
+        graph.erase_node(node)
+    return count
 
 
-def _read(line: fx.GraphModule, node: fx.Node) -> tuple[Sequence[int], Tensor, Tensor | None, tuple] | None:
-    """Size of the input, weight, bias and (stride, padding, dilation, groups) of a convolution that can be fused."""
-    if node.op != "call_function" or node.target is not aten.convolution.default:
-        return None
-    args: Any = node.args
-    source, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    x, kernel, offset = source.meta.get("val"), _constant(line, weight), _constant(line, bias)
-    if transposed or x is None or x.dim() != 4 or kernel is None or (bias is not None and offset is None):
-        return None
-    if x.dtype not in (torch.bfloat16, torch.float32) or kernel.dtype != x.dtype:
-        return None
-    geometry = tuple(list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-    return x.shape, kernel, offset, (*geometry, groups)
+def _fuse(joint: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace a convolution, with the addition and the ReLU that follow it, where its weights are fixed."""
+    graph = joint.graph
+    x, weight, bias, *geometry = node.args
+    found, offset = _fixed(joint, x, weight, geometry), _constant(joint, bias)
+    if found is None or (bias is not None and offset is None):
+        return False
+    chain, other = [node], None
+    after = _only_user(node)
+    if after is not None and after.target in ADD and _free_to_move(chain, after) and _adds(after, node):
+        chain.append(after)
+        other = next(arg for arg in after.args if arg is not node)
+        after = _only_user(after)
+    relu = after is not None and after.target in RELU and _free_to_move(chain, after)
+    if after is not None and relu:
+        chain.append(after)
+    name = f"fused_{node.name}"
+    size, kernel, settings = found
+    joint.add_submodule(name, FusedConvolution(size, kernel, offset, settings, relu))
+    with graph.inserting_before(chain[-1]):
+        made = graph.call_module(name, (x, *([] if other is None else [other])))
+    made.meta = dict(chain[-1].meta)
+    chain[-1].replace_all_uses_with(made)
+    for old in reversed(chain):
+        graph.erase_node(old)
+    return True
 
 
-def _constant(line: fx.GraphModule, node: Any) -> Tensor | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
+def _fixed(
+    joint: fx.GraphModule, x: Any, weight: Any, geometry: Sequence[Any]
+) -> tuple[Sequence[int], Tensor, Geometry] | None:
+    """Size of the input, weight and geometry of a convolution on images whose weight is a constant of the graph."""
+    stride, padding, dilation, transposed, _, groups = geometry
+    value, kernel = x.meta.get("val"), _constant(joint, weight)
+    if transposed or value is None or value.dim() != 4 or kernel is None:
         return None
-    return getattr(line, str(node.target)).detach()
+    if value.dtype not in (torch.bfloat16, torch.float32) or kernel.dtype != value.dtype or value.device.type != "cpu":
+        return None
+    first, second, third = (list(v) * (2 // len(v)) for v in (stride, padding, dilation))
+    return value.shape, kernel, (first, second, third, groups)
+
+
+def _constant(joint: fx.GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or any(_writes(user) for user in node.users):
+        return None
+    return getattr(joint, str(node.target)).detach()
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -203,8 +219,12 @@ def _free_to_move(chain: Sequence[fx.Node], last: fx.Node) -> bool:
     """Nothing but the chain writes into a tensor between its first node and the last."""
     node = chain[0].next
     while node is not last:
-        schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable and node not in chain:
+        if _writes(node) and node not in chain:
             return False
         node = node.next
     return True
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable

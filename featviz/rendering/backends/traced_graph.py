@@ -1,147 +1,116 @@
-"""A network as the straight line of ATen operators that it runs for images of one size.
+"""The traced graph: a network and its input gradient as straight-line ATen graphs, rewritten to be faster.
 
-function of images, images -> `fx.GraphModule` that computes the same without the network's Python: what can be rewritten
-(`fused.py`, `products.py`) or compiled. A line is for one shape; a network that decides by values (`if x.mean() > 0`) has none.
+1. `fold_batchnorm` makes a copy of the network without norms;  2. one trace records it together with its input gradient
+(`gradient_graph.py`);  3. the `REWRITES` change the graph, in order;  4. the result is compared with the eager network, outputs
+and gradient, on random images. A network that cannot be traced (one that decides by values) or differs runs eagerly, and the
+log and the report say why. A graph is for one shape of batches.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 
-from featviz.errors import RenderError
-from featviz.rendering.backends.bmm_to_mm import join_products
-from featviz.rendering.backends.onednn_conv import fuse_convolutions
+from featviz.rendering.backends.backend import BackendReport, log
+from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
+from featviz.rendering.backends.eager import EagerBackend
+from featviz.rendering.backends.fold_batchnorm import fold_batchnorm
+from featviz.rendering.backends.gradient_graph import GradientGraph, Run, output_and_gradient, trace_with_gradient
+from featviz.rendering.backends.onednn_conv import onednn_conv
+from featviz.rendering.network.cut_network import CutNetwork
+from featviz.rendering.network.failures import machine_failed
 
-Run = Callable[[Tensor], tuple[Tensor, ...]]
-RUNS = 5  # of which the quickest counts
-
-
-def straight_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None) -> Run | None:
-    """`run` for images of x's shape rewritten; None where it cannot be written down or is not the same.
-
-    The line is compared with `run` on x upside down, of which `run` sees the first and the last image alone: outputs and
-    gradient within rounding. `traced` is the same on a copy of the network, which is used up.
-    """
-    try:
-        line = _reshaping(fuse_convolutions(join_products(_written_down(traced or run, x))))
-        return line if _same(run, line, x.detach().flip(2), autocast) else None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever a network does that cannot be traced: it runs as it is
-        return None
+REWRITES: tuple[Callable[[fx.GraphModule], int], ...] = (bmm_to_mm, onednn_conv)
+"""Each changes a joint graph in place and says how often it applied."""
 
 
-def compiled_line(run: Run, x: Tensor, autocast: bool, traced: Run | None = None) -> Run:
-    """`run` for images of x's shape by torch.compile, compared with it like `straight_line`.
+class TracedGraph(EagerBackend):
+    """See the module's docstring; eager for images without gradient, or of a shape that comes once."""
 
-    Raises:
-        RenderError: it cannot be compiled here, or computes something else.
-    """
-    try:
-        line = torch.compile(_reshaping(join_products(_written_down(traced or run, x))), dynamic=False)
-        same = _same(run, line, x.detach().flip(2), autocast)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise RenderError(f"the network cannot be compiled ({reason}): leave out compile.") from error
-    if not same:
-        raise RenderError("the network computes something else once it is compiled: leave out compile.")
-    return line
+    name = "traced graph"
 
+    def __init__(self, network: CutNetwork, device: torch.device, autocast: bool) -> None:
+        super().__init__(network, device, autocast)
+        self._folded: tuple[CutNetwork, int] | None = None
+        self._graphs: dict[tuple[int, ...], GradientGraph] = {}
+        self._failed = False
 
-def quickest(runs: Sequence[Run], x: Tensor) -> Run:
-    """The one that takes the least time for forward and input gradient, measured in turns."""
-    taken: dict[int, list[float]] = {}
-    for _ in range(RUNS + 1):  # the first is a warm-up
-        for number, run in enumerate(runs):
-            began = time.perf_counter()
-            _pulled(run, x.detach())
-            if x.device.type == "cuda":
-                torch.cuda.synchronize(x.device)
-            taken.setdefault(number, []).append(time.perf_counter() - began)
-    return runs[min(taken, key=lambda number: min(taken[number][1:]))]
+    def __call__(self, x: Tensor, once: bool = False) -> tuple[Tensor, ...]:
+        shape = tuple(x.shape)
+        if x.requires_grad and shape not in self._graphs and not once and not self._failed:
+            self._prepare(x)
+        graph = self._graphs.get(shape) if x.requires_grad else None
+        return super().__call__(x) if graph is None else graph(x)
 
+    def forget(self) -> None:
+        self._graphs.clear()
 
-class NotStraight(Exception):
-    """A part of the network has a gradient of its own, which its operators do not tell."""
+    def _prepare(self, x: Tensor) -> None:
+        """Make the graph for images of x's shape, and the report."""
+        try:
+            joint, rewrites = self._traced(x)
+            graph = GradientGraph(joint)
+            reason = None if _same(super().__call__, graph, x.detach().flip(2), self.autocast) else (
+                "its traced graph computes something else"
+            )
+        except Exception as error:
+            if machine_failed(error):
+                raise
+            reason = f"it cannot be traced ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        if reason is None:
+            self._graphs[tuple(x.shape)] = graph
+            self.report = BackendReport(self.name, rewrites)
+        else:
+            self._failed = True
+            self.report = BackendReport("eager", reason=reason)
+        layers = ", ".join(name or "labels" for name in self.network.layers)
+        log.info("%s on %s images: %s", layers, " x ".join(map(str, x.shape)), self.report)
 
+    def _traced(self, x: Tensor) -> tuple[fx.GraphModule, dict[str, int]]:
+        dtype = torch.bfloat16 if self.autocast else x.dtype
+        if self._folded is None:
+            probe = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).to(x)
+            self._folded = fold_batchnorm(self.network, probe, dtype)
+        folded, norms = self._folded
+        network = folded.copy()  # it may keep a tensor of its trace, which has no values
+        before = _state(network)
 
-class OwnGradients(TorchFunctionMode):
-    """Raises `NotStraight` where a tensor gets a hook, or a stretch of the network no gradient at all."""
+        def run(x: Tensor) -> tuple[Tensor, ...]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                return network(x)
 
-    DATA: Any = Tensor.data
-    REFUSED = (Tensor.register_hook, Tensor.requires_grad_, Tensor.detach, Tensor.detach_, DATA.__get__)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.REFUSED or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            raise NotStraight
-        return func(*args, **(kwargs or {}))
-
-
-def _written_down(run: Run, x: Tensor) -> fx.GraphModule:
-    def watched(x: Tensor) -> tuple[Tensor, ...]:
-        with OwnGradients():
-            outputs = run(x)
-        if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in _history(outputs)):
-            raise NotStraight  # an autograd.Function, or the hook of a module on its gradient
-        return outputs
-
-    with torch.enable_grad():
-        # Fake tensors have shapes and no memory: a trace holds every intermediate result until its end.
-        return make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach().requires_grad_())
-
-
-def _history(outputs: Sequence[Tensor]) -> set[Any]:
-    """All nodes of the graph by which autograd would come from the outputs to the images."""
-    seen: set[Any] = set()
-    ahead: list[Any] = [out.grad_fn for out in outputs]
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            ahead += [parent for parent, _ in node.next_functions]
-    return seen
+        joint = trace_with_gradient(run, x)
+        for name, value in _state(network).items():
+            if before.get(name) is not value:
+                raise RuntimeError(f"a forward pass changes {name}")
+        rewrites = {"fold_batchnorm": norms} | {rewrite.__name__: rewrite(joint) for rewrite in REWRITES}
+        joint.graph.eliminate_dead_code()
+        return joint, rewrites
 
 
-def _reshaping(line: fx.GraphModule) -> fx.GraphModule:
-    """The line without the shapes of its trace: a result may lie in memory in another order than there."""
-    for node in line.graph.nodes:
-        node.meta.clear()
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-    line.recompile()
-    return line
+def _state(network: CutNetwork) -> dict[str, Any]:
+    """What a network may change from pass to pass and then go by: its buffers, and the numbers among its attributes."""
+    found: dict[str, Any] = {}
+    for prefix, module in network.net.named_modules():
+        numbers = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+        for name, value in (numbers | module._buffers).items():
+            found[f"{prefix}.{name}".lstrip(".")] = value
+    return found
 
 
-def _pulled(run: Run, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Outputs, and the gradient with respect to x of their sum with random weights, the same for every image."""
-    y = x.clone().requires_grad_()
-    outputs = tuple(run(y))
-    random = torch.Generator().manual_seed(0)
-    weights = [torch.randn(out.shape[1:], generator=random).to(x.device) for out in outputs]
-    total = torch.stack([(out.float() * weight).sum() for out, weight in zip(outputs, weights, strict=True)]).sum()
-    (gradient,) = torch.autograd.grad(total, y)
-    return [out.detach() for out in outputs], gradient
-
-
-def _same(run: Run, line: Run, x: Tensor, autocast: bool) -> bool:
-    """Outputs and gradient equal within rounding (relative, Euclidean)."""
+def _same(eager: Run, graph: Run, x: Tensor, autocast: bool) -> bool:
+    """Outputs and gradient equal within rounding (relative, Euclidean); eager sees the first and the last image alone."""
     tolerance, rough = (5e-2, 0.7) if autocast else (1e-4, 0.1)  # gradients: a ReLU or a maximum may fall the other way
     ends = sorted({0, len(x) - 1})
-    (theirs, pulled), (ours, line_pulled) = _pulled(run, x[ends]), _pulled(line, x)
+    (theirs, their_gradient), (ours, our_gradient) = output_and_gradient(eager, x[ends]), output_and_gradient(graph, x)
     if all(a.shape == (len(ends), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):
-        ours, line_pulled = [b[ends] for b in ours], line_pulled[ends]
+        ours, our_gradient = [b[ends] for b in ours], our_gradient[ends]
     else:  # an output whose first axis is not that of the images
-        theirs, pulled = _pulled(run, x)
+        theirs, their_gradient = output_and_gradient(eager, x)
     if any(not _near(a.float(), b.float(), tolerance) for a, b in zip(theirs, ours, strict=True)):
         return False
-    return _near(pulled, line_pulled, rough)
+    return _near(their_gradient, our_gradient, rough)
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -4,8 +4,8 @@ network, layer names -> a function of images that gives the outputs of those lay
 """
 
 import contextlib
-import copy
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,56 +27,58 @@ class CutNetwork:
     knows the units; lucent gives its last one.
 
     Args:
-        net: a private copy in evaluation mode; gets hooks.
+        net: a private copy in evaluation mode.
         layers: dotted module names, "" for the network's own output.
         inputs: what the network takes after the images. A tensor whose first axis is 1 is repeated for every image.
+
+    Raises:
+        ModelError: the network takes another number of inputs.
     """
 
     def __init__(self, net: nn.Module, layers: Sequence[str], inputs: Sequence[Any] = ()) -> None:
         self.net, self.layers, self.inputs = net, tuple(layers), tuple(inputs)
-        self._outputs = _Outputs(len(self.layers))
-        modules = dict(net.named_modules(remove_duplicate=False))
-        for name in self.layers:
-            modules[name].register_forward_hook(functools.partial(self._outputs.keep, name))
-        for name, module in modules.items():
-            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                module.register_forward_pre_hook(functools.partial(_refuse_volume_without_batch, name))
+        _check_inputs(net, self.inputs)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        self._outputs.found = {}
-        with contextlib.suppress(_AllReached):
-            self.net(x, *(_for_every_image(value, len(x)) for value in self.inputs))
-        found, self._outputs.found = self._outputs.found, {}
+        found: dict[str, Tensor] = {}
+        modules = dict(self.net.named_modules(remove_duplicate=False))
+        with contextlib.ExitStack() as stack:
+            for name in self.layers:
+                hook = functools.partial(_keep_output, found, len(self.layers), name)
+                stack.callback(modules[name].register_forward_hook(hook).remove)
+            for name, module in modules.items():
+                if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                    hook = functools.partial(_refuse_volume_without_batch, name)
+                    stack.callback(module.register_forward_pre_hook(hook).remove)
+            with contextlib.suppress(_AllReached):
+                self.net(x, *(_for_every_image(value, len(x)) for value in self.inputs))
         for name in self.layers:
             if name not in found:
                 raise UnitError(f"the network has a layer {name} but does not call it in eval mode: take one it calls.")
         return tuple(found[name] for name in self.layers)
 
+    def cut_at(self, layers: Sequence[str]) -> "CutNetwork":
+        """The same copy of the network, for other layers."""
+        return CutNetwork(self.net, layers, self.inputs)
+
     def copy(self) -> "CutNetwork":
         """Another one on the same weights and buffers, whose Python state is its own."""
-        made = copy.copy(self)
-        made.net = copy_of(self.net, {id(t): t for t in (*self.net.parameters(), *self.net.buffers())})
-        return made
+        shared = {id(t): t for t in (*self.net.parameters(), *self.net.buffers())}
+        return CutNetwork(copy_of(self.net, shared), self.layers, self.inputs)
 
 
-class _Outputs:
-    """What the wanted layers gave in the pass that is running."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted, self.found = wanted, dict[str, Tensor]()
-
-    def keep(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        del module, args
-        if name in self.found:
-            return
-        tensor = first_tensor(output)
-        if tensor is None:
-            kind = type(output).__name__
-            raise ModelError(f"{name or 'the network'} gives a {kind} without a tensor: take another layer.")
-        self.found[name] = tensor
-        if len(self.found) == self.wanted:
-            raise _AllReached
-        self.found[name] = tensor.clone()  # an in-place operation may follow
+def _keep_output(found: dict[str, Tensor], wanted: int, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    del module, args
+    if name in found:
+        return
+    tensor = first_tensor(output)
+    if tensor is None:
+        kind = type(output).__name__
+        raise ModelError(f"{name or 'the network'} gives a {kind} without a tensor: take another layer.")
+    found[name] = tensor
+    if len(found) == wanted:
+        raise _AllReached
+    found[name] = tensor.clone()  # an in-place operation may follow
 
 
 def _for_every_image(value: Any, images: int) -> Any:
@@ -85,13 +87,31 @@ def _for_every_image(value: Any, images: int) -> Any:
     return value
 
 
+def _check_inputs(net: nn.Module, inputs: Sequence[Any]) -> None:
+    try:
+        signature = inspect.signature(net.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None, *inputs)
+    except TypeError as error:
+        needed = [
+            f"{name}" for name, one in signature.parameters.items()
+            if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        ]  # fmt: skip
+        raise ModelError(
+            f"the network's forward takes ({', '.join(needed)}) and got the images and {len(inputs)} further inputs "
+            f"({error}): give what follows the images as inputs=(...)."
+        ) from error
+
+
 def _refuse_volume_without_batch(name: str, module: nn.Module, args: Any) -> None:
     """PyTorch would take the batch of images for the channels of one volume."""
     if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
         kind = type(module).__name__
         raise ModelError(
-            f"{name} is a {kind}, which takes volumes (batch, c, d, h, w), and gets images (batch, c, h, w): render a module "
-            "that makes a volume of each image, for example by x.unsqueeze(2), and calls this network."
+            f"{name or 'the network'} is a {kind}, which takes volumes (batch, c, d, h, w), and gets images (batch, c, h, w): "
+            "render a module that makes a volume of each image, for example by x.unsqueeze(2), and calls this network."
         )
 
 

@@ -1,11 +1,13 @@
-"""Why a network failed: memory, a broken device, or a size that it does not take."""
+"""Why a network failed on images: memory, a broken device, another kind of input, or a size that it does not take."""
 
 import torch
+from torch import Tensor, nn
 
-MEMORY_WORDS = (
-    "can't allocate memory",
-    "out of memory",
-)  # of torch's allocators, which raise a RuntimeError for want of a type
+from featviz.errors import ModelError, RenderError
+from featviz.rendering.network.cut_network import CutNetwork
+
+MEMORY_WORDS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")  # where torch raises a plain RuntimeError
+SIDES = (16, 32, 64, 96, 128, 224, 256, 299, 384)  # that networks are trained with, in pixels
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -19,3 +21,46 @@ def machine_failed(error: BaseException) -> bool:
     """Out of memory or a broken device: no fault of the network or the image's size."""
     accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
     return out_of_memory(error) or isinstance(error, accelerator) or str(error).startswith("CUDA error")
+
+
+def explained(network: CutNetwork, x: Tensor, error: Exception) -> ModelError | RenderError:
+    """What to tell of a network that failed on images x with this error; other sizes are tried to know whether theirs is at fault."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    shape = " x ".join(map(str, x.shape[1:]))
+    kind = next((m for m in network.net.modules() if isinstance(getattr(m, "in_channels", None), int)), None)
+    if isinstance(kind, (nn.Conv1d, nn.ConvTranspose1d)):
+        return ModelError(
+            f"the network begins with a {type(kind).__name__}, which takes sequences (batch, c, length), and gets images "
+            f"(batch, c, h, w) ({said}): render a module that makes a sequence of each image, for example by x.flatten(2), "
+            "and calls this network."
+        )
+    side = next((side for side in _sides(network.net, x) if _runs(network, x, side)), None)
+    if side is not None:
+        return RenderError(
+            f"the network cannot take images of {shape} ({said}): it takes {side} x {side} pixels, give size={side}, or "
+            f"input_size={side} to have images of any size resized to that."
+        )
+    return RenderError(
+        f"the network fails on images of {shape}, and on those of other sizes ({said}): make sure that it runs on "
+        f"torch.rand(1, {', '.join(map(str, x.shape[1:]))}) in evaluation mode."
+    )
+
+
+def _sides(net: nn.Module, x: Tensor) -> list[int]:
+    """Sides to try: the one that the network tells, then larger ones, then smaller ones."""
+    told = getattr(net, "image_size", None)
+    config = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        told = config["input_size"][-1]
+    now = max(x.shape[-2:])
+    larger = sorted({side for side in (*SIDES, 2 * now, 4 * now) if side > now})
+    return [*([told] if isinstance(told, int) else []), *larger, *(side for side in reversed(SIDES) if side < now)]
+
+
+def _runs(network: CutNetwork, x: Tensor, side: int) -> bool:
+    try:
+        with torch.no_grad():
+            network(x.new_zeros(1, x.shape[1], side, side))
+    except Exception:  # any failure says that this is not the size, the first error is the one that is told
+        return False
+    return True

@@ -12,14 +12,13 @@ from featviz.config import RenderConfig
 from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
-from featviz.rendering.optimize.batching import must_fit
-from featviz.rendering.optimize.loop import Transform, alive
+from featviz.rendering.optimize.batching import memory_of
+from featviz.rendering.optimize.loop import Transform, has_gradient
 
 
 def starts_with_gradient(
     subjects: Sequence[tuple[FeatureExtractor, Objective]],
     keys: Sequence[Hashable],
-    config: RenderConfig,
     transform: Transform | None = None,
 ) -> Starts:
     """One start per unit for all subjects, in which every unit has a gradient where any of `config.restarts` more starts
@@ -30,27 +29,26 @@ def starts_with_gradient(
 
     Args:
         subjects: (extractor, objective) of every subject that shares the starts; the objectives have the same
-            images.
+            images, and the configs differ in the input normalization alone.
         keys: one per unit, see `seeded_starts`.
     """
-    channels, dtype = subjects[0][0].channels, subjects[0][0].dtype
-    with must_fit(len(keys), config, subjects[0][0].device):
-        best = seeded_starts(config, keys, channels, 0, dtype)
-    living = torch.stack([alive(extractor, objective, best, config, transform) for extractor, objective in subjects])
+    first = subjects[0][0]
+    config = first.config
+    with memory_of(len(keys), first):
+        best = seeded_starts(config, keys, first.channels, 0, first.dtype)
+    found = torch.stack([has_gradient(extractor, objective, best, transform) for extractor, objective in subjects])
+    coupled = any(objective.coupled for _, objective in subjects)
     for restart in range(1, config.restarts + 1):
-        left = (~living.all(0)).nonzero().flatten().tolist()
-        coupled = any(objective.coupled for _, objective in subjects)
+        left = (~found.all(0)).nonzero().flatten().tolist()
         if not left:
             break
         rows = list(range(len(keys))) if coupled else left
-        other = seeded_starts(config, [keys[i] for i in rows], channels, restart, dtype)
-        found = torch.stack(
-            [alive(extractor, o.select(rows), other, config, transform, once=True) for extractor, o in subjects]
-        )
-        better = (found.sum(0) > living[:, rows].sum(0)).nonzero().flatten().tolist()
-        places = [rows[i] for i in better]
-        best = best.replace(places, other.select(better))
-        living[:, places] = found[:, better]
+        other = seeded_starts(config, [keys[row] for row in rows], first.channels, restart, first.dtype)
+        again = torch.stack([has_gradient(e, o.select(rows), other, transform, once=True) for e, o in subjects])
+        better = (again.sum(0) > found[:, rows].sum(0)).nonzero().flatten().tolist()
+        replaced = [rows[number] for number in better]
+        best = best.replace(replaced, other.select(better))
+        found[:, replaced] = again[:, better]
     return best
 
 
@@ -60,6 +58,6 @@ def warn_of_dead_units(names: Sequence[str], config: RenderConfig, stacklevel: i
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         warnings.warn(
             f"{shown}: no usable gradient from {config.restarts + 1} starts, the image means nothing; "
-            "take the layer before the ReLU, or more restarts.",
+            f"take the layer before the ReLU, or a larger sd (it is {config.sd:g}).",
             stacklevel=stacklevel + 1,
         )
