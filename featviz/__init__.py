@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from featviz.rendering.objectives import from_callable as from_callable
     from featviz.rendering.objectives import logit as logit
     from featviz.rendering.objectives import neuron as neuron
-    from featviz.rendering.optimize.loop import Renderings as Renderings
+    from featviz.rendering.optimize.renderings import Renderings as Renderings
     from featviz.rendering.render import render as render
     from featviz.subjects import Subject as Subject
     from featviz.symmetry.discovery import permutation_groups as permutation_groups

@@ -29,7 +29,6 @@ class RenderConfig:
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random warps")
     lr: float = option(0.2, "step size of Adam")  # Lucid: 0.05
     beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
-    tolerance: float = option(0.0, "stop a unit whose score grew by less than this part in 16 steps; 0: never")
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
 
     parameterization: str = option("fourier", "fourier, pixel, maco (phases alone), or one that was registered")
@@ -52,7 +51,9 @@ class RenderConfig:
     batch: int | str = option("auto", "units rendered together; auto: as many as pay and fit the memory")
     memory: float | None = option(None, "GiB that batch auto may fill with images (default: what is free)")
     precision: str = option("auto", "of the network: float32, bfloat16, float64; auto: bfloat16 where it is native")
-    compile: bool = option(False, "torch.compile of the network, kept where it is measured to be faster")
+    backend: str = option(
+        "auto", "how the network is computed: auto, the fastest that gives the same; or eager, plain torch"
+    )
 
     def __post_init__(self) -> None:
         for name in ("size", "input_size"):
@@ -69,6 +70,7 @@ class RenderConfig:
             "schedule": ("constant", "cosine"),
             "border": ("reflection", "border", "zeros"),
             "precision": ("auto", "float32", "bfloat16", "float64"),
+            "backend": ("auto", "eager"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -92,7 +94,7 @@ class RenderConfig:
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
-            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("tolerance", 0.0, 1.0), ("beta1", 0.0, 0.999),
+            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999),
         ):  # fmt: skip
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto")):

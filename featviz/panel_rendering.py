@@ -171,7 +171,6 @@ def _render_together(
     """Renderings of every subject from shared starts, and the cross scores (unit, image of, seen by)."""
     missing = {name: torch.tensor([unit is None for unit in own]) for name, own in asked.own_units.items()}
     keys = [(asked.layer, unit) for unit in asked.units]
-    config = next(iter(configs.values()))
     extractors = {
         name: (
             FeatureExtractor(subject, (asked.layer,), configs[name], device),

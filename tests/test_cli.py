@@ -168,18 +168,18 @@ def test_every_field_of_the_render_configuration_with_a_help_text_is_an_option(h
     parser = Parser(prog="featviz")
     triplet.add(parser.add_subparsers())
     given = {
-        "size": "48x64", "steps": "7", "seed": "3", "lr": "0.1", "beta1": "0.9", "tolerance": "0.01",
+        "size": "48x64", "steps": "7", "seed": "3", "lr": "0.1", "beta1": "0.9",
         "schedule": "cosine", "parameterization": "pixel", "sd": "0.5", "decay": "2", "jitter": "0.1", "scale": "0.2",
         "rotation": "5", "border": "zeros", "input_size": "32", "restarts": "1", "batch": "9", "memory": "2",
-        "precision": "float64",
+        "precision": "float64", "backend": "eager",
     }  # fmt: skip
-    assert {one.name for one in fields(RenderConfig) if "help" in one.metadata} == {*given, "compile"}
+    assert {one.name for one in fields(RenderConfig) if "help" in one.metadata} == {*given}
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
-    args = parser.parse_args(["triplet", *PAIR, "--units", "3", "--compile", *words])
+    args = parser.parse_args(["triplet", *PAIR, "--units", "3", *words])
     assert rendering.render_config(args) == RenderConfig(
-        size=(48, 64), steps=7, seed=3, lr=0.1, beta1=0.9, tolerance=0.01, schedule="cosine", parameterization="pixel",
+        size=(48, 64), steps=7, seed=3, lr=0.1, beta1=0.9, schedule="cosine", parameterization="pixel",
         sd=0.5, decay=2.0, jitter=0.1, scale=0.2, rotation=5.0, border="zeros", input_size=32, restarts=1, batch=9,
-        memory=2.0, precision="float64", compile=True,
+        memory=2.0, precision="float64", backend="eager",
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def run(args: Namespace) -> None:
         print(
             f"{layer}: {one.per_second:.2f} renderings per second on {one.device} ({one.images} of {one.steps} steps, "
             f"{one.batch} at once, {one.precision}); {one.milliseconds:.3g} ms per image and step, {one.of_trunk:.2f} of the "
-            f"bare trunk; {one.teraflops:.3g} of {one.rate:.3g} TFLOP/s{memory}"
+            f"bare trunk; {one.teraflops:.3g} of {one.rate:.3g} TFLOP/s{memory}; {one.backend}"
         )
     if args.out:
         record = {"arch": args.arch, "config": asdict(config), "layers": found}

@@ -77,10 +77,10 @@ def render(
         DeviceError: a device that is not there.
     """
     subject = as_subject(model)
-    check_finite(subject.model, subject.name or "the network")
     if canvas not in ("full", "receptive_field"):
         raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
     network = FeatureExtractor(subject, (), config, resolve_device(device, subject.model), inputs)
+    check_finite(network.net, subject.name or "the network")
     if canvas == "receptive_field":
         if not isinstance(what, Neuron):
             raise RenderError("canvas='receptive_field' is for one position: give a neuron(layer, units) objective.")

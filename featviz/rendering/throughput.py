@@ -17,9 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featviz.config import RenderConfig
 from featviz.isolation import copy_of
-from featviz.rendering import FeatureExtractor, channel, layer_width, render, resolve_device, resolve_layer
-from featviz.rendering.network.feature_extractor import resolve_precision
+from featviz.rendering.network.cut_network import resolve_layer
+from featviz.rendering.network.feature_extractor import FeatureExtractor, resolve_precision
+from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.batching import batch_size
+from featviz.rendering.render import render, resolve_device, unit_counts
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Throughput:
     images, steps: what was rendered; batch: images at once. seconds: of the whole call. milliseconds: seconds over images and
     steps. trunk: the bare trunk's milliseconds. gigaflop: multiply-adds, counted twice, of the trunk's forward and input
     gradient per image. teraflops: of those done per second by the render. rate: teraflops of a large matrix product at this
-    precision. peak: bytes of the device's memory at most, None on a CPU.
+    precision. peak: bytes of the device's memory at most, None on a CPU. backend: how the network was run, with its rewrites.
     """
 
     device: str
@@ -44,6 +46,7 @@ class Throughput:
     teraflops: float
     rate: float
     peak: int | None
+    backend: str
 
     @property
     def per_second(self) -> float:
@@ -74,15 +77,17 @@ def throughput(
     """
     place = resolve_device(device, model)
     layer = resolve_layer(model, layer)
-    width, axis = layer_width(model, layer, config, place)
-    extractor = FeatureExtractor(model, (layer,), config, place)
-    batch = batch_size(extractor, channel(layer, [0], axis), config)
+    network = FeatureExtractor(model, (), config, place)
+    width, axis = unit_counts(network, [layer])[layer]
+    extractor = network.for_layers((layer,))
+    batch = batch_size(extractor, channel(layer, [0], axis))
     channels = extractor.channels
     count = batch if images is None else images
     specs = [f"{layer}:{unit % width}" for unit in range(count)]
     batch = min(batch, count)
     precision = resolve_precision(config.precision, place)
     render(model, specs[:batch], replace(config, steps=min(3, config.steps)), device=place)  # warm-up
+    extractor(torch.rand(batch, channels, *config.input_hw, device=place, dtype=extractor.dtype).requires_grad_())
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
     seconds = timed(lambda: render(model, specs, config, device=place, progress=progress), place)
@@ -106,6 +111,7 @@ def throughput(
         flop / each / 1e12,
         matrix_rate(precision, place),
         peak,
+        str(extractor.report),
     )
 
 

@@ -38,7 +38,7 @@ def test_unit_i_of_permuted_b_looks_like_unit_a_to_b_of_the_original_b(pair, ali
     assert partners != units
     extractor = FeatureExtractor(pair[1], ("bn2",), CONFIG)
     start = seeded_starts(CONFIG, [("bn2", unit) for unit in units], 3, dtype=torch.float64)
-    plain = ascend(extractor, channel("bn2", partners), start, CONFIG)
+    plain = ascend(extractor, channel("bn2", partners), start)
     torch.testing.assert_close(triplets.b.images, plain.images, rtol=0, atol=1e-6)
     torch.testing.assert_close(triplets.b.score, plain.score, rtol=1e-9, atol=1e-9)
 
@@ -230,7 +230,7 @@ def test_a_merged_unit_stands_beside_its_strongest_members_in_the_original_paren
         units = [getattr(triplets.matches[row], own) for row in rows]
         extractor = FeatureExtractor(model, ("conv3",), CONFIG)
         start = seeded_starts(CONFIG, [("conv3", row) for row in rows], 3, dtype=torch.float64)
-        plain = ascend(extractor, channel("conv3", units), start, CONFIG)
+        plain = ascend(extractor, channel("conv3", units), start)
         torch.testing.assert_close(part.images[rows], plain.images, rtol=0, atol=1e-6)
         torch.testing.assert_close(part.score[rows], plain.score, rtol=1e-9, atol=1e-9)
 

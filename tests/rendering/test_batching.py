@@ -64,23 +64,23 @@ def test_another_failure_is_not_taken_for_memory():
 def test_auto_fills_the_given_memory_and_no_more():
     net = seeded(TinyResNet)
     extractor = FeatureExtractor(net, ("conv2",), CONFIG)
-    one = image_bytes(extractor, channel("conv2", [0]), CONFIG)
+    one = image_bytes(extractor, channel("conv2", [0]))
     fixed = COPIES * sum(weight.nbytes for weight in extractor.net.parameters())
     for images in (1, 3, 9):
         config = replace(CONFIG, memory=((images + 0.5) * one + fixed) / SHARE / 2**30)
         extractor = FeatureExtractor(net, ("conv2",), config)
-        found = batch_size(extractor, channel("conv2", list(range(4))), config)
+        found = batch_size(extractor, channel("conv2", list(range(4))))
         assert found == images
     extractor = FeatureExtractor(net, ("conv2",), CONFIG)
-    assert batch_size(extractor, channel("conv2", [0]), CONFIG) == 32
+    assert batch_size(extractor, channel("conv2", [0])) == 32
 
 
 def test_the_weights_are_no_part_of_an_image():
-    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3))
+    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 256, 3))
     objective = channel("2", [0])
     config = RenderConfig(size=6)
     extractor = FeatureExtractor(net, ("2",), config)
-    assert image_bytes(extractor, objective, config) < net[2].weight.nbytes / 3
+    assert image_bytes(extractor, objective) < net[2].weight.nbytes / 3
 
 
 def test_memory_of_an_image_grows_with_its_area():
@@ -89,7 +89,7 @@ def test_memory_of_an_image_grows_with_its_area():
     for side in (32, 64):
         config = replace(CONFIG, size=side)
         extractor = FeatureExtractor(net, ("conv2",), config)
-        found.append(image_bytes(extractor, channel("conv2", [0]), config))
+        found.append(image_bytes(extractor, channel("conv2", [0])))
     assert 3.5 < found[1] / found[0] < 4.5
 
 

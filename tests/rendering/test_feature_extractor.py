@@ -166,8 +166,11 @@ def test_a_layer_that_is_not_called_is_named(net):
 def test_a_size_that_the_network_cannot_take_is_said_with_the_remedy():
     model = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Conv2d(2, 2, 5))
     extractor = FeatureExtractor(model, ("1",), RenderConfig(size=6, precision="float32"))
-    with pytest.raises(RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*give a larger size"):
+    with pytest.raises(
+        RenderError, match=r"cannot take images of 3 x 6 x 6 \(.*Kernel size.*it takes 12 x 12 pixels, give size=12"
+    ):
         extractor(torch.rand(1, 3, 6, 6))
+    assert FeatureExtractor(model, ("1",), RenderConfig(size=12))(torch.rand(1, 3, 12, 12))["1"].shape == (1, 2, 4, 4)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
@@ -229,7 +232,9 @@ def test_bfloat16_and_precise_runs_agree_roughly_and_float64_closely(net):
 
 def test_the_layers_of_a_callable_are_recorded(net):
     asked = recorded_layers(
-        lambda T: T("conv1").mean() + T("block_1").mean() + T("input").mean(), net, torch.rand(2, 3, 8, 8), FLOAT32
+        lambda T: T("conv1").mean() + T("block_1").mean() + T("input").mean(),
+        FeatureExtractor(net, (), FLOAT32),
+        torch.rand(2, 3, 8, 8),
     )
     assert asked == ("conv1", "block_1", "input")
 

@@ -1,46 +1,23 @@
 """The network as the ascent runs it computes what the network computes, and takes nothing from it."""
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 from networks import TinyCNN, TinyResNet, seeded
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import prune
+from odd_networks import Awkward, Branching, Closed, Odd, Scaled, Strict, Tied, weight_normed
+from torch import nn
 
 from featviz.config import RenderConfig
-from featviz.rendering.backends.fold_batchnorm import foldable, prepared
+from featviz.isolation import weight_sharing_copy
+from featviz.rendering.backends.fold_batchnorm import fold_batchnorm, foldable
+from featviz.rendering.network.cut_network import CutNetwork
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 
-class Awkward(nn.Module):
-    """Convolutions that may not be folded: read twice, called twice, read by a norm that has no statistics of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.norm1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.two, self.norm2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.three, self.norm3 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False)
-        self.last, self.norm4 = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.one(x)
-        x = F.relu_(self.norm1(y)) + y
-        x = self.norm2(self.two(F.relu(self.norm2(self.two(x)))))
-        return self.norm4(self.last(F.relu(self.norm3(self.three(x)))))
-
-
-def passing(x: Tensor) -> Callable[[nn.Module, bool], list[Tensor]]:
-    """The run of `prepared` on x."""
-
-    def run(net: nn.Module, precise: bool) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
-            return [net(x)]
-
-    return run
+def cut(net: nn.Module) -> CutNetwork:
+    return CutNetwork(weight_sharing_copy(net), ("",))
 
 
 NETWORKS = {
@@ -61,7 +38,7 @@ def test_a_prepared_network_computes_the_same(name):
     before = copy.deepcopy(net.state_dict())
     found = foldable(net, lambda: net(x), set())
     assert found == pairs if pairs is not None else len(found) > 20
-    made = prepared(net, passing(x), (), torch.float32)
+    made = fold_batchnorm(cut(net), x, torch.float32)[0].net
     results = [(y := one(x), torch.autograd.grad(y.square().sum(), x)[0]) for one in (net, made)]
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-4 * float(expected.detach().abs().max()))
@@ -69,59 +46,6 @@ def test_a_prepared_network_computes_the_same(name):
     assert all(weight.requires_grad for weight in net.parameters())
     assert all((before[key] == value).all() for key, value in net.state_dict().items())
     assert sum("forward" in vars(module) for module in made.modules()) == len(found)
-
-
-class Odd(nn.Module):
-    """A convolution and a norm that could be one, if it were not for what else the network does with them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        self.other, self.last = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu(self.norm(self.conv(x))))
-
-
-class Tied(Odd):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(
-            F.conv_transpose2d(F.relu(self.norm(self.conv(x))), self.conv.weight).repeat(1, 3, 1, 1)[:, :8]
-        )
-
-
-class Scaled(Odd):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu(self.norm(self.conv(x))) * self.norm.weight.view(-1, 1, 1)).to(self.norm.weight.dtype)
-
-
-class Branching(Odd):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu((self.norm if x.mean() < 1 else self.other)(self.conv(x))))
-
-
-class Closed(Odd):
-    def __init__(self) -> None:
-        super().__init__()
-        self.after = lambda x: F.relu(self.norm(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.after(self.conv(x)))
-
-
-class Strict(Odd):
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(x)))
-        with torch.autocast("cpu", enabled=False):
-            return self.last(x.float())
-
-
-def weight_normed() -> nn.Module:
-    net = Odd()
-    with pytest.warns(FutureWarning):
-        nn.utils.weight_norm(net.conv)
-    prune.l1_unstructured(net.last, "weight", 0.5)
-    return net
 
 
 @pytest.mark.parametrize("make", [Odd, Tied, Scaled, Branching, Closed, Strict, weight_normed])
@@ -163,9 +87,9 @@ def test_a_layer_that_is_looked_at_stays_what_it_is():
 
 def test_weights_are_converted_once_and_share_what_they_can():
     net = seeded(TinyResNet)
-    made = prepared(net, passing(torch.rand(1, 3, 8, 8)), (), torch.bfloat16)
+    made = fold_batchnorm(cut(net), torch.rand(1, 3, 8, 8), torch.bfloat16)[0].net
     assert made.conv1.weight.dtype == torch.bfloat16
     assert made.conv3.weight.is_contiguous(memory_format=torch.channels_last)
     vit = seeded(NETWORKS["vit"][0])
-    made = prepared(vit, passing(torch.rand(1, 3, 32, 32)), (), torch.bfloat16)
+    made = fold_batchnorm(cut(vit), torch.rand(1, 3, 32, 32), torch.bfloat16)[0].net
     assert made.encoder.ln.weight.data_ptr() == vit.encoder.ln.weight.data_ptr()

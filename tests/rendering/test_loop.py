@@ -10,15 +10,15 @@ from lucent.optvis.render import render_vis
 from torch import nn
 
 from featviz.config import RenderConfig
-from featviz.errors import RenderError, UnitError
+from featviz.errors import ModelError, RenderError, UnitError
 from featviz.rendering import (
     FeatureExtractor,
     Objective,
-    alive,
     as_lucent_param,
     ascend,
     channel,
     diversity,
+    has_gradient,
     neuron,
     parameterization,
     render,
@@ -50,7 +50,7 @@ def net(channels: int = 3) -> nn.Sequential:
 def climb(model, layer, units, config, keys=None, **rest):
     extractor = FeatureExtractor(model, (layer,), config)
     drawn = seeded_starts(config, keys or units, extractor.channels, dtype=extractor.dtype)
-    return ascend(extractor, channel(layer, units), drawn, config, **rest)
+    return ascend(extractor, channel(layer, units), drawn, **rest)
 
 
 def test_the_ascent_climbs():
@@ -258,15 +258,33 @@ def test_a_dead_unit_is_reported_by_name_and_never_silently_gray():
     assert not render(model, "3:2", FLOAT32).dead.any()
 
 
+class Times(nn.Module):
+    """Unit 2 times a number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:, :2], self.number * x[:, 2:3], x[:, 3:]], 1)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_reported(bad):
-    model = net()
-    with torch.no_grad():
-        model[3].weight[2] = bad
-    with pytest.warns(UserWarning, match="3:2: no usable gradient"):
-        result = render(model, "3:2", FLOAT32)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Times(bad))
+    with pytest.warns(UserWarning, match="1:2: no usable gradient"):
+        result = render(model, "1:2", FLOAT32)
     assert result.dead.all()
     assert result.images.isfinite().all()
+
+
+@pytest.mark.parametrize("what", ["3:2", channel("0", 1), lambda T: T("0").mean()])
+def test_weights_that_are_not_finite_are_named(what):
+    model = net()
+    with torch.no_grad():
+        model[3].weight[2] = float("nan")
+    with pytest.raises(ModelError, match=r"the network has NaN or Inf in 3\.weight"):
+        render(model, what, FLOAT32)
 
 
 class OnlyFrom(Objective):
@@ -287,13 +305,13 @@ def test_a_unit_that_is_dead_in_its_first_draw_gets_another():
     objective = OnlyFrom(0.5)
     keys = list(range(6))
     first = seeded_starts(config, keys, 3, dtype=torch.float64)
-    lives = alive(extractor, objective, first, config)
+    lives = has_gradient(extractor, objective, first)
     assert 0 < lives.sum() < 6
-    found = starts_with_gradient([(extractor, objective)], keys, config)
-    assert alive(extractor, objective, found, config).all()
+    found = starts_with_gradient([(extractor, objective)], keys)
+    assert has_gradient(extractor, objective, found).all()
     assert (found.restart == 0).tolist() == lives.tolist()
     for unit in range(6):  # the choice is the unit's own
-        alone = starts_with_gradient([(extractor, objective)], [unit], config)
+        alone = starts_with_gradient([(extractor, objective)], [unit])
         assert torch.equal(alone.values[0], found.values[unit])
 
 

@@ -46,7 +46,7 @@ def test_a_neuron_has_the_same_activation_and_gradient_on_its_field(name):
     config = RenderConfig(size=64, precision="float64")
     whole = neuron(layer, [0, 3])
     extractor = FeatureExtractor(model, (layer,), config)
-    cut, small = at_receptive_field(extractor, whole, config)
+    cut, small = at_receptive_field(extractor, whole)
     assert max(small.image_hw) < side + 8  # the field, begun at a multiple of the stride
     image = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
     full = whole.score(extractor(image).__getitem__)
@@ -115,7 +115,7 @@ def test_a_field_at_the_border_is_cut_by_it():
     config = RenderConfig(size=32)
     extractor = FeatureExtractor(model, ("4",), config)
     assert receptive_field(extractor, "4", (0, 31)) == ReceptiveField(0, 28, 4, 32)
-    cut, small = at_receptive_field(extractor, neuron("4", [0], (0, 31)), config)
+    cut, small = at_receptive_field(extractor, neuron("4", [0], (0, 31)))
     image = torch.rand(1, 3, 32, 32)
     scores = [
         score_images(extractor, neuron("4", [0], (0, 31)), image),

@@ -1,48 +1,45 @@
-"""The straight line of fused convolutions computes what the network computes, or there is none."""
+"""The traced graph computes what the network computes, or the network runs eagerly and the report says why."""
 
 import pytest
 import torch
 import torchvision
 from networks import Decides, TinyCNN, TinyResNet, seeded
-from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from odd_networks import Bends
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import featviz
 from featviz.config import RenderConfig
-from featviz.rendering.backends.bmm_to_mm import join_products
-from featviz.rendering.backends.onednn_conv import FusedConvolution, fuse_convolutions
+from featviz.rendering.backends import traced_graph
+from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
+from featviz.rendering.backends.gradient_graph import GradientGraph, trace_with_gradient
+from featviz.rendering.backends.onednn_conv import FusedConvolution, InputGradient, onednn_conv
 from featviz.rendering.backends.strided_conv_backward import Phases
-from featviz.rendering.backends.traced_graph import _written_down, straight_line
+from featviz.rendering.backends.traced_graph import TracedGraph
+from featviz.rendering.network.cut_network import CutNetwork
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 aten = torch.ops.aten
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
 
-class Bends(nn.Module):
-    """Convolutions of every kind, and additions that may not be moved."""
+def traced(net: nn.Module, layers: tuple[str, ...] = ("",)) -> TracedGraph:
+    return TracedGraph(CutNetwork(net.eval().requires_grad_(False), layers), CPU, autocast=False)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 5, stride=2, padding=1, bias=False)
-        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
-        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
-        self.point = nn.Conv2d(8, 12, 1, stride=2)
-        self.strided = nn.Conv2d(8, 12, 3, stride=2, padding=1)
-        self.wide = nn.Conv2d(12, 12, (1, 3), padding=(0, 2))
-        self.shrinking = nn.Conv2d(12, 12, 3)
-        self.same = nn.Conv2d(12, 12, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(x))
-        x = F.relu_(self.grouped(x).add_(x))
-        y = self.dilated(x)
-        x = y + F.relu(y)  # read twice
-        x = F.relu(self.point(x) + self.strided(x))
-        x = self.wide(x)
-        x = x + x.mean((2, 3), keepdim=True) + self.same(x).mul_(2)
-        return self.shrinking(F.relu_(x)) + 1
+def assert_same_with_gradient(run, other, x: Tensor) -> None:
+    """Outputs, and the gradient of each with respect to x."""
+    torch.manual_seed(0)
+    weights = [torch.randn_like(out) for out in other(x.clone())]
+    results = []
+    for one in (run, other):
+        y = x.detach().clone().requires_grad_()
+        outputs = one(y)
+        total = sum((out * weight).sum() for out, weight in zip(outputs, weights, strict=True))
+        results.append([*outputs, torch.autograd.grad(total, y)[0]])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5 * float(theirs.detach().abs().max()))
 
 
 NETWORKS = {
@@ -58,21 +55,13 @@ NETWORKS = {
 
 @pytest.mark.parametrize("side", [33, 64])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_line_computes_what_its_network_does(name, side):
+def test_a_traced_graph_computes_what_its_network_does(name, side):
     make, convolutions = NETWORKS[name]
-    net = seeded(make).eval().requires_grad_(False)
-    x = torch.randn(2, 3, side, side, requires_grad=True)
-    line = straight_line(lambda x: (net(x),), x, autocast=False)
-    assert isinstance(line, nn.Module)
-    fused = [module for module in line.modules() if isinstance(module, FusedConvolution)]
-    assert len(fused) >= convolutions
-    other = torch.randn(x.shape, requires_grad=True)
-    pull = torch.randn_like(net(x))
-    expected, got = (
-        (y := one(other), torch.autograd.grad((y * pull).sum(), other)[0]) for one in (net, lambda x: line(x)[0])
-    )
-    for e, g in zip(expected, got, strict=True):
-        torch.testing.assert_close(g, e, rtol=1e-3, atol=2e-5 * float(e.detach().abs().max()))
+    backend = traced(seeded(make))
+    backend(torch.randn(2, 3, side, side, requires_grad=True))
+    assert backend.report.backend == "traced graph"
+    assert backend.report.rewrites["onednn_conv"] >= convolutions
+    assert_same_with_gradient(backend, backend.network, torch.randn(2, 3, side, side))
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
@@ -82,16 +71,15 @@ def test_a_line_computes_what_its_network_does(name, side):
 )
 def test_a_strided_depthwise_convolution_in_bfloat16_has_its_gradient(kernel, stride, padding, dilation, side):
     weight = torch.randn(16, 1, kernel, kernel).bfloat16()
-    x = torch.randn(2, 16, side, side + 3).bfloat16().requires_grad_()
+    x = torch.randn(2, 16, side, side + 3).bfloat16()
     geometry = [stride] * 2, [padding] * 2, [dilation] * 2, 16
-    fused = FusedConvolution(x.shape, weight, None, geometry, relu=False)
-    assert fused.between is not None
-    exact = x.detach().double().requires_grad_()
+    backward = InputGradient(x.shape, weight, geometry)
+    assert backward.between is not None
+    exact = x.double().requires_grad_()
     expected = F.conv2d(exact, weight.double(), None, *geometry)
     pull = torch.randn_like(expected).bfloat16()
-    found = fused(x)
-    pairs = [(found, expected), (torch.autograd.grad(y, v, pull.to(y))[0] for y, v in ((found, x), (expected, exact)))]
-    for ours, theirs in pairs:
+    found = FusedConvolution(x.shape, weight, None, geometry, relu=False)(x)
+    for ours, theirs in ((found, expected), (backward(pull), torch.autograd.grad(expected, exact, pull.double())[0])):
         assert (ours.double() - theirs).norm() < 1e-2 * theirs.norm()
 
 
@@ -117,15 +105,13 @@ def test_a_linear_layer_on_tokens_in_another_order_does_not_copy_its_weights():
         tokens = x.transpose(0, 1)  # (token, image, feature)
         return linear(tokens), tokens @ other
 
-    x = torch.randn(3, 5, 6, requires_grad=True)
-    line = join_products(_written_down(run, x))
-    assert [
-        len(line.graph.find_nodes(op="call_function", target=op)) for op in (aten.mm.default, aten.bmm.default)
-    ] == [1, 1]
-    found = [(out.detach(), torch.autograd.grad(out.sum(), x)[0]) for way in (line, run) for out in way(x)]
-    for (ours, pulled), (theirs, expected) in zip(found[:2], found[2:], strict=True):
-        torch.testing.assert_close(ours, theirs)
-        torch.testing.assert_close(pulled, expected)
+    x = torch.randn(3, 5, 6)
+    joint = trace_with_gradient(run, x)
+    assert bmm_to_mm(joint) == 2  # forward and backward
+    joint.graph.eliminate_dead_code()
+    counts = [len(joint.graph.find_nodes(op="call_function", target=op)) for op in (aten.mm.default, aten.bmm.default)]
+    assert counts == [2, 2]
+    assert_same_with_gradient(GradientGraph(joint), run, x)
 
 
 def test_copies_of_a_matrix_that_are_written_to_are_not_one():
@@ -137,45 +123,48 @@ def test_copies_of_a_matrix_that_are_written_to_are_not_one():
         return (torch.bmm(x, own),)
 
     x = torch.randn(3, 5, 4)
-    torch.testing.assert_close(join_products(_written_down(run, x))(x), run(x))
+    joint = trace_with_gradient(run, x)
+    assert bmm_to_mm(joint) == 0
+    assert_same_with_gradient(GradientGraph(joint), run, x)
 
 
-def test_the_stem_of_a_resnet_goes_by_phases():
+def test_the_gradient_of_a_resnets_first_convolution_goes_by_phases():
     net = torchvision.models.resnet18().eval().requires_grad_(False)
-    line = straight_line(lambda x: (net.conv1(x),), torch.randn(1, 3, 32, 32), autocast=False)
-    assert isinstance(line, nn.Module)
-    assert [module.phases is not None for module in line.modules() if isinstance(module, FusedConvolution)] == [True]
+    joint = trace_with_gradient(lambda x: (net.conv1(x),), torch.randn(1, 3, 32, 32))
+    onednn_conv(joint)
+    assert [m.phases is not None for m in joint.modules() if isinstance(m, InputGradient)] == [True]
 
 
 def test_a_convolution_is_not_moved_behind_a_write_to_its_input():
     conv = seeded(lambda: nn.Conv2d(3, 3, 1)).requires_grad_(False)
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> tuple[Tensor, ...]:
         x = x * 1
         y = conv(x)
-        return x.relu_() + y
+        x.data.relu_()  # autograd refuses a write that it sees
+        return (x + y,)
 
     x = torch.randn(2, 3, 8, 8)
-    line = fuse_convolutions(make_fx(run)(x))
-    assert any(isinstance(module, FusedConvolution) for module in line.modules())
-    torch.testing.assert_close(line(x), run(x))
+    joint = trace_with_gradient(run, x)
+    assert onednn_conv(joint) == 1
+    assert_same_with_gradient(GradientGraph(joint), run, x)
 
 
-def test_a_network_that_decides_by_values_has_no_line_and_renders():
-    net = seeded(Decides)
-    assert straight_line(lambda x: (net(x),), torch.rand(2, 3, 8, 8), autocast=False) is None
-    found = featviz.render(net, "conv:0-1", RenderConfig(size=8, steps=3, precision="float32"))
+def test_a_network_that_decides_by_values_runs_eagerly_and_the_report_says_so(caplog):
+    caplog.set_level("INFO")
+    backend = traced(seeded(Decides))
+    backend(torch.rand(2, 3, 8, 8, requires_grad=True))
+    assert backend.report.backend == "eager"
+    assert "decides by values" in str(backend.report)
+    assert str(backend.report) in caplog.text
+    found = featviz.render(seeded(Decides), "conv:0-1", RenderConfig(size=8, steps=3, precision="float32"))
     assert not found.dead.any()
 
 
-def test_other_starts_of_dead_units_have_no_line_made_for_them(monkeypatch):
+def test_other_starts_of_dead_units_have_no_graph_made_for_them(monkeypatch):
     made = []
-
-    def watched(run, x, *more):
-        made.append(len(x))
-        return straight_line(run, x, *more)
-
-    monkeypatch.setattr("featviz.rendering.network.feature_extractor.straight_line", watched)
+    prepare = TracedGraph._prepare
+    monkeypatch.setattr(TracedGraph, "_prepare", lambda self, x: (made.append(len(x)), prepare(self, x)))
     net = seeded(TinyResNet)
     with torch.no_grad():
         net.conv2.weight[1] = 0
@@ -184,43 +173,61 @@ def test_other_starts_of_dead_units_have_no_line_made_for_them(monkeypatch):
     assert made == [4]
 
 
-def test_a_line_that_differs_in_its_last_image_is_refused(monkeypatch):
-    net, x = seeded(TinyResNet), torch.rand(3, 3, 16, 16)
+def test_a_graph_that_differs_in_its_last_image_is_refused(monkeypatch):
+    def doubles_the_last(joint: fx.GraphModule) -> int:
+        output = list(joint.graph.nodes)[-1]
+        (first,), tangents, gradient = output.args[0]
+        with joint.graph.inserting_before(tangents[0]):
+            off = joint.graph.call_function(lambda y: torch.cat([y[:-1], 2 * y[-1:]]), (first,))
+        output.args = (((off,), tangents, gradient),)
+        return 1
 
-    def broken(run, x):
-        line = _written_down(run, x)
-        output = next(node for node in line.graph.nodes if node.op == "output")
-        with line.graph.inserting_before(output):
-            off = line.graph.call_function(lambda y: torch.cat([y[:-1], 2 * y[-1:]]), (output.args[0][0],))
-        output.args = ((off,),)
-        line.recompile()
-        return line
+    monkeypatch.setattr(traced_graph, "REWRITES", (doubles_the_last,))
+    backend = traced(seeded(TinyResNet))
+    x = torch.rand(3, 3, 16, 16, requires_grad=True)
+    torch.testing.assert_close(backend(x), backend.network(x))
+    assert backend.report.reason == "its traced graph computes something else"
 
-    assert straight_line(lambda x: (net(x),), x, autocast=False) is not None
-    monkeypatch.setattr("featviz.rendering.backends.traced_graph._written_down", broken)
-    assert straight_line(lambda x: (net(x),), x, autocast=False) is None
+
+class Apply(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-def test_outputs_whose_first_axis_is_not_that_of_the_images_have_a_line(images):
-    conv = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+def test_outputs_whose_first_axis_is_not_that_of_the_images_have_a_graph(images):
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    net = nn.Sequential(conv, Apply(lambda x: x.permute(2, 0, 1, 3)), Apply(torch.sum))
+    backend = traced(net, ("1", "2"))
     x = torch.rand(images, 3, 5, 1)
-    line = straight_line(lambda x: (conv(x).permute(2, 0, 1, 3), conv(x).sum()), x, autocast=False)
-    assert line is not None
-    torch.testing.assert_close(line(x)[0], conv(x).permute(2, 0, 1, 3))
+    backend(x.clone().requires_grad_())
+    assert backend.report.backend == "traced graph"
+    assert_same_with_gradient(backend, backend.network, x)
 
 
-def test_the_ascent_runs_on_the_line_and_reaches_the_same():
+def test_the_ascent_runs_on_the_graph_and_reaches_the_same():
     net = seeded(TinyResNet)
     config = RenderConfig(size=16, steps=8, precision="float32")
     fast = featviz.render(net, "conv2:0-3", config)
     slow = featviz.render(net, "conv2:0-3", RenderConfig(size=16, steps=8, precision="float64"))
     torch.testing.assert_close(fast.score.double(), slow.score, rtol=1e-3, atol=1e-4)
-    extractor = FeatureExtractor(net, ("conv2",), config)
+
+
+def test_a_graph_is_made_for_a_shape_that_has_a_gradient_and_comes_again(monkeypatch):
+    made = []
+    prepare = TracedGraph._prepare
+    monkeypatch.setattr(TracedGraph, "_prepare", lambda self, x: (made.append(len(x)), prepare(self, x)))
+    extractor = FeatureExtractor(seeded(TinyResNet), ("conv2",), RenderConfig(size=16, precision="float32"))
+    extractor(torch.rand(2, 3, 16, 16, requires_grad=True))
     extractor(torch.rand(2, 3, 16, 16, requires_grad=True))
     extractor(torch.rand(3, 3, 16, 16, requires_grad=True), once=True)
     extractor(torch.rand(4, 3, 16, 16))
-    assert [shape[0] for shape, line in extractor._lines.items() if line is not None] == [2]
+    extractor(torch.rand(5, 3, 16, 16, requires_grad=True), precise=True)
+    assert made == [2]
 
 
 def test_a_layer_that_is_looked_at_is_not_fused_away():
@@ -229,8 +236,8 @@ def test_a_layer_that_is_looked_at_is_not_fused_away():
     extractor = FeatureExtractor(net, names, RenderConfig(size=16, precision="float32"))
     x = torch.rand(2, 3, 16, 16, requires_grad=True)
     first = {name: value.detach() for name, value in extractor(x, once=True).items()}
-    assert not extractor._lines
+    assert extractor.report.backend == "eager"
     second = extractor(x)
-    assert extractor._lines
+    assert extractor.report.backend == "traced graph"
     for name in names:
         torch.testing.assert_close(second[name].detach(), first[name], rtol=1e-4, atol=1e-5)

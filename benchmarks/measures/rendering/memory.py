@@ -46,9 +46,9 @@ def case(args: argparse.Namespace, budget: float) -> dict[str, float]:
     featviz.render(model, f"{args.layer}:0", config)
     objective = channel(args.layer, list(range(args.units)))
     extractor = FeatureExtractor(model, (args.layer,), config)
-    images = batch_size(extractor, objective, config)
+    images = batch_size(extractor, objective)
     extractor = FeatureExtractor(model, (args.layer,), config)
-    counted = image_bytes(extractor, objective, config)
+    counted = image_bytes(extractor, objective)
     before = 0
     if args.device == "cpu":
         process.reset_peak()

@@ -1,7 +1,7 @@
 """What a backend is: how activations and their gradient with respect to the images are computed.
 
 A backend is made of a network cut at the layers that are looked at, and called with what the network is fed. All give the same
-numbers within rounding: `EagerBackend` is plain torch, the others are faster. An ascent also asks its backend how to repeat a step.
+numbers within rounding: `EagerBackend` is plain torch, the others are faster. An ascent also asks how to repeat a step.
 """
 
 import logging
@@ -60,5 +60,5 @@ class Backend(ABC):
         """What is called in place of `step`, which reads and writes the same tensors at every call."""
         return step
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 (most have nothing to give back)
         """Give back the memory of what was made for batches of a size."""

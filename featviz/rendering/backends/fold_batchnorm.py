@@ -59,7 +59,7 @@ def _identity(input: Tensor) -> Tensor:
     return input
 
 
-def foldable(net: nn.Module, run: Callable[[], None], keep: set[str]) -> dict[str, str]:
+def foldable(net: nn.Module, run: Callable[[], object], keep: set[str]) -> dict[str, str]:
     """Convolutions whose output one BatchNorm reads and nothing else: name -> name of the norm.
 
     Nothing else may read their weights either (an autoencoder with tied weights). A network that looks at values has none: on

@@ -20,7 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 aten = torch.ops.aten
-_TRACING = threading.RLock()  # a trace replaces methods of nn.Module for the whole process; two would restore each other's
+_TRACING = (
+    threading.RLock()
+)  # a trace replaces methods of nn.Module for the whole process; two would restore each other's
 
 
 def trace_with_gradient(run: Run, x: Tensor) -> fx.GraphModule:
@@ -36,7 +38,11 @@ def trace_with_gradient(run: Run, x: Tensor) -> fx.GraphModule:
         if not pairs:
             return outputs, tangents, torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(
-            [output for output, _ in pairs], x, [tangent for _, tangent in pairs], allow_unused=True, materialize_grads=True
+            [output for output, _ in pairs],
+            x,
+            [tangent for _, tangent in pairs],
+            allow_unused=True,
+            materialize_grads=True,
         )
         return outputs, tangents, gradient
 

@@ -189,14 +189,15 @@ def _fixed(
     value, kernel = x.meta.get("val"), _constant(joint, weight)
     if transposed or value is None or value.dim() != 4 or kernel is None:
         return None
-    if value.dtype not in (torch.bfloat16, torch.float32) or kernel.dtype != value.dtype or value.device.type != "cpu":
+    known = [torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])]
+    if value.dtype not in known or kernel.dtype != value.dtype or value.device.type != "cpu":
         return None
     first, second, third = (list(v) * (2 // len(v)) for v in (stride, padding, dilation))
     return value.shape, kernel, (first, second, third, groups)
 
 
 def _constant(joint: fx.GraphModule, node: Any) -> Tensor | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr" or any(_writes(user) for user in node.users):
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or any(writes(user) for user in node.users):
         return None
     return getattr(joint, str(node.target)).detach()
 
@@ -219,12 +220,12 @@ def _free_to_move(chain: Sequence[fx.Node], last: fx.Node) -> bool:
     """Nothing but the chain writes into a tensor between its first node and the last."""
     node = chain[0].next
     while node is not last:
-        if _writes(node) and node not in chain:
+        if writes(node) and node not in chain:
             return False
         node = node.next
     return True
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable

@@ -17,7 +17,7 @@ from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
 from featviz.rendering.backends.eager import EagerBackend
 from featviz.rendering.backends.fold_batchnorm import fold_batchnorm
 from featviz.rendering.backends.gradient_graph import GradientGraph, Run, output_and_gradient, trace_with_gradient
-from featviz.rendering.backends.onednn_conv import onednn_conv
+from featviz.rendering.backends.onednn_conv import onednn_conv, writes
 from featviz.rendering.network.cut_network import CutNetwork
 from featviz.rendering.network.failures import machine_failed
 
@@ -26,15 +26,19 @@ REWRITES: tuple[Callable[[fx.GraphModule], int], ...] = (bmm_to_mm, onednn_conv)
 
 
 class TracedGraph(EagerBackend):
-    """See the module's docstring; eager for images without gradient, or of a shape that comes once."""
+    """See the module's docstring; eager for images without gradient, or of a shape that comes once.
+
+    Args:
+        exact: the network stays as it is.
+    """
 
     name = "traced graph"
 
-    def __init__(self, network: CutNetwork, device: torch.device, autocast: bool) -> None:
-        super().__init__(network, device, autocast)
+    def __init__(self, network: CutNetwork, device: torch.device, autocast: bool, exact: bool = False) -> None:
+        super().__init__(network, device, autocast, "float64 is for exactness" if exact else None)
         self._folded: tuple[CutNetwork, int] | None = None
         self._graphs: dict[tuple[int, ...], GradientGraph] = {}
-        self._failed = False
+        self._failed = exact
 
     def __call__(self, x: Tensor, once: bool = False) -> tuple[Tensor, ...]:
         shape = tuple(x.shape)
@@ -51,19 +55,20 @@ class TracedGraph(EagerBackend):
         try:
             joint, rewrites = self._traced(x)
             graph = GradientGraph(joint)
-            reason = None if _same(super().__call__, graph, x.detach().flip(2), self.autocast) else (
-                "its traced graph computes something else"
-            )
+            same = _same(super().__call__, graph, x.detach().flip(2), self.autocast)
         except Exception as error:
             if machine_failed(error):
                 raise
-            reason = f"it cannot be traced ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        if reason is None:
-            self._graphs[tuple(x.shape)] = graph
-            self.report = BackendReport(self.name, rewrites)
-        else:
-            self._failed = True
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            reason = f"it {'decides by values' if 'DataDependent' in why else 'cannot be traced'} ({why})"
             self.report = BackendReport("eager", reason=reason)
+        else:
+            if same:
+                self._graphs[tuple(x.shape)] = graph
+                self.report = BackendReport(self.name, rewrites)
+            else:
+                self.report = BackendReport("eager", reason="its traced graph computes something else")
+        self._failed = self.report.reason is not None
         layers = ", ".join(name or "labels" for name in self.network.layers)
         log.info("%s on %s images: %s", layers, " x ".join(map(str, x.shape)), self.report)
 
@@ -81,9 +86,12 @@ class TracedGraph(EagerBackend):
                 return network(x)
 
         joint = trace_with_gradient(run, x)
-        for name, value in _state(network).items():
-            if before.get(name) is not value:
-                raise RuntimeError(f"a forward pass changes {name}")
+        changed = [name for name, value in _state(network).items() if before.get(name) is not value]
+        changed += [
+            str(node.args[0].target) for node in joint.graph.nodes if writes(node) and node.args[0].op == "get_attr"
+        ]
+        if changed:
+            raise RuntimeError(f"a forward pass changes {changed[0]}")
         rewrites = {"fold_batchnorm": norms} | {rewrite.__name__: rewrite(joint) for rewrite in REWRITES}
         joint.graph.eliminate_dead_code()
         return joint, rewrites

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UnitError, near_names
-from featviz.isolation import copy_of
+from featviz.isolation import weight_sharing_copy
 
 
 class _AllReached(BaseException):
@@ -62,9 +62,8 @@ class CutNetwork:
         return CutNetwork(self.net, layers, self.inputs)
 
     def copy(self) -> "CutNetwork":
-        """Another one on the same weights and buffers, whose Python state is its own."""
-        shared = {id(t): t for t in (*self.net.parameters(), *self.net.buffers())}
-        return CutNetwork(copy_of(self.net, shared), self.layers, self.inputs)
+        """Another one on the same weights, whose buffers and Python state are its own."""
+        return CutNetwork(weight_sharing_copy(self.net), self.layers, self.inputs)
 
 
 def _keep_output(found: dict[str, Tensor], wanted: int, name: str, module: nn.Module, args: Any, output: Any) -> None:

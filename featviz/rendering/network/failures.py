@@ -6,7 +6,11 @@ from torch import Tensor, nn
 from featviz.errors import ModelError, RenderError
 from featviz.rendering.network.cut_network import CutNetwork
 
-MEMORY_WORDS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")  # where torch raises a plain RuntimeError
+MEMORY_WORDS = (
+    "can't allocate memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)  # where torch raises a plain RuntimeError
 SIDES = (16, 32, 64, 96, 128, 224, 256, 299, 384)  # that networks are trained with, in pixels
 
 
@@ -24,7 +28,7 @@ def machine_failed(error: BaseException) -> bool:
 
 
 def explained(network: CutNetwork, x: Tensor, error: Exception) -> ModelError | RenderError:
-    """What to tell of a network that failed on images x with this error; other sizes are tried to know whether theirs is at fault."""
+    """What to tell of a network that failed on images x with this error; whether their size is at fault is tried out."""
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     shape = " x ".join(map(str, x.shape[1:]))
     kind = next((m for m in network.net.modules() if isinstance(getattr(m, "in_channels", None), int)), None)

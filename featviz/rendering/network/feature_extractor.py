@@ -69,13 +69,15 @@ class FeatureExtractor:
         self.channels = input_channels(subject, config)
         normalization = input_normalization(subject, config, self.channels)
         self.mean, std = (
-            torch.tensor(values, dtype=self.dtype, device=self.device) for values in (normalization.mean, normalization.std)
+            torch.tensor(values, dtype=self.dtype, device=self.device)
+            for values in (normalization.mean, normalization.std)
         )
         self._inverse_std = std.view(-1, 1, 1).reciprocal()
         self._shift = -self.mean.view(-1, 1, 1) * self._inverse_std
         # Statistics of the batch couple its images: then they are rendered one by one.
         coupled = any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in own.modules()
+            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+            for module in own.modules()
         )
         self.batch: int | None = 1 if coupled else None  # images at once, once that is known
         doubles = [weight.dtype == torch.float64 for weight in own.parameters() if weight.is_floating_point()]
@@ -129,11 +131,10 @@ class FeatureExtractor:
         autocast = bfloat16 and self._fed_dtype == torch.float32
         if self.config.backend == "eager":
             return EagerBackend(self._network, self.device, autocast, "asked for")
-        if self.dtype == torch.float64:
-            return EagerBackend(self._network, self.device, autocast, "float64 is for exactness")
         if self.device.type not in ("cpu", "cuda"):
             return EagerBackend(self._network, self.device, autocast, f"no rewrite is known for {self.device.type}")
-        return (CudaGraph if self.device.type == "cuda" else TracedGraph)(self._network, self.device, autocast)
+        fastest = CudaGraph if self.device.type == "cuda" else TracedGraph
+        return fastest(self._network, self.device, autocast, exact=self.dtype == torch.float64)
 
     def _outputs(self, x: Tensor, precise: bool, once: bool) -> tuple[Tensor, ...]:
         if not self._network.layers:

@@ -202,7 +202,12 @@ def _plain_score(extractor: FeatureExtractor, objective: Objective, images: Tens
 
 
 def _score(
-    extractor: FeatureExtractor, objective: Objective, images: Tensor, fed: Tensor, precise: bool = False, once: bool = False
+    extractor: FeatureExtractor,
+    objective: Objective,
+    images: Tensor,
+    fed: Tensor,
+    precise: bool = False,
+    once: bool = False,
 ) -> Tensor:
     return objective.score(extractor(fed, images, precise, once).__getitem__).to(extractor.dtype)
 
