@@ -178,7 +178,7 @@ def _render_together(
         )
         for name, subject in subjects.items()
     }
-    rendered = render_together(extractors, keys, config, transform, progress)
+    rendered = render_together(extractors, keys, transform, progress)
     parts = {name: _blanked(part, missing[name]) for name, part in rendered.items()}
     cross = cross_scores(extractors, parts)
     absent = torch.stack(list(missing.values()), 1)

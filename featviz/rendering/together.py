@@ -13,7 +13,8 @@ from featviz.config import RenderConfig
 from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective, channel
-from featviz.rendering.optimize.loop import Progress, Renderings, Transform, ascend, score_images
+from featviz.rendering.optimize.loop import Progress, Transform, ascend, score_images
+from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient
 from featviz.rendering.render import layer_width
 from featviz.subjects import Subject
@@ -52,7 +53,6 @@ def unit_extractors(
 def render_together(
     networks: Mapping[str, Scored],
     keys: Sequence[Hashable],
-    config: RenderConfig,
     transform: Transform | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Renderings]:
@@ -64,11 +64,9 @@ def render_together(
         transform: as for `ascend`.
         progress: called with (steps done, steps to do) over all networks.
     """
-    starts = starts_with_gradient(list(networks.values()), keys, config, transform)
+    starts = starts_with_gradient(list(networks.values()), keys, transform)
     return {
-        name: ascend(
-            extractor, objective, starts, config, transform, share_of_progress(progress, number, len(networks))
-        )
+        name: ascend(extractor, objective, starts, transform, share_of_progress(progress, number, len(networks)))
         for number, (name, (extractor, objective)) in enumerate(networks.items())
     }
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from featviz.config import RenderConfig
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
@@ -39,10 +38,9 @@ def ascend_beside(
     objective: ReferenceObjective,
     starts: Starts,
     references: Tensor,
-    config: RenderConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """`config.steps` steps of Adam from the starts: images (image, c, h, w) in [0, 1], on the CPU.
+    """`extractor.config.steps` steps of Adam from the starts: images (image, c, h, w) in [0, 1], on the CPU.
 
     An image depends on its own start, warps and reference alone.
 
@@ -52,6 +50,7 @@ def ascend_beside(
         references: (image, c, h, w) in [0, 1], of the size of the images.
         progress: called after every step with (steps done, steps to do), one per image and step.
     """
+    config = extractor.config
     total = len(starts) * config.steps
     matrices = sampling_matrices(starts.warps, config.image_hw)
 
@@ -77,4 +76,4 @@ def ascend_beside(
         with torch.no_grad():
             return images().float().cpu()
 
-    return torch.cat(in_batches(extractor, objective, len(starts), config, work))
+    return torch.cat(in_batches(extractor, objective, len(starts), work))
