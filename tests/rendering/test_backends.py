@@ -348,13 +348,6 @@ def test_a_module_that_makes_volumes_or_sequences_of_images_renders(wrapped):
     assert not found.dead.any()
 
 
-class Late(nn.Module):
-    """No gradient from dark images, as a ReLU6 that is off at the start and climbs once a warp shows more."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def test_the_verdict_on_a_start_does_not_outlive_the_ascent(monkeypatch):
     from featviz.rendering.optimize import restarts
 

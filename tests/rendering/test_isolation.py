@@ -15,6 +15,7 @@ from featviz import render_unit_triplet
 from featviz.config import RenderConfig
 from featviz.errors import ModelError, RenderError
 from featviz.rendering import channel, diversity, neuron, render
+from featviz.rendering.optimize import malloc
 
 CONFIG = RenderConfig(size=12, steps=4, precision="float32", sd=0.1)
 EXACT = replace(CONFIG, precision="float64")
@@ -275,3 +276,30 @@ def test_values_at_the_ends_of_their_ranges_render():
     config = replace(CONFIG, beta1=0, sd=1, steps=0)
     assert render(net(), "3:0", config).images.isfinite().all()
     assert render(net(), "3:0", replace(config, steps=20)).images.isfinite().all()
+
+
+def test_overlapping_ascents_give_back_the_memory_settings_once_at_the_end(monkeypatch):
+    written = []
+
+    class Library:
+        def mallopt(self, name: int, value: int) -> None:
+            written.append((name, value))
+
+        def malloc_trim(self, pad: int) -> None:
+            written.append("trim")
+
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(malloc.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    first, second = malloc.keep_freed_memory(), malloc.keep_freed_memory()
+    first.__enter__()
+    kept = list(written)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert written == kept
+    second.__exit__(None, None, None)
+    assert written[-4:] == [
+        (malloc.MMAP_MAX, malloc.MOST_MAPPED),
+        (malloc.MMAP_THRESHOLD, malloc.LARGE),
+        (malloc.TRIM_THRESHOLD, 2 * malloc.LARGE),
+        "trim",
+    ]

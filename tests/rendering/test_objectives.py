@@ -67,6 +67,14 @@ def test_direction_is_the_projection_on_the_unit_vector(T):
         direction("conv", torch.ones(5)).score(T)
 
 
+def test_a_direction_keeps_its_digits_after_a_render_in_float32(T):
+    exact = torch.tensor([1.0, 1 / 3, 0.0, 0.0], dtype=torch.float64)
+    objective = direction("conv", exact)
+    objective.score(T)
+    score = objective.score(lambda name: T(name).double())
+    assert torch.equal(score, direction("conv", exact).score(lambda name: T(name).double()))
+
+
 def test_direction_with_power_one_prefers_the_direction_to_length():
     aligned, long = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.1, 9.0]])
     vector = torch.tensor([1.0, 0.0])

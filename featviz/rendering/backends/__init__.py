@@ -1,1 +1,1 @@
-"""How activation and input gradient are computed: folded norms, traced graph and its rewrites, CUDA graph."""
+"""How activations and their input gradient are computed: eagerly, by a traced graph and its rewrites, by a CUDA graph."""

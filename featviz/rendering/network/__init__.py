@@ -1,1 +1,1 @@
-"""The network whose unit is rendered: its features, its input normalization."""
+"""The network whose unit is rendered: its copy, cut at the layers that are looked at, and why it fails."""

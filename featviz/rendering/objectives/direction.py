@@ -19,6 +19,7 @@ class Direction(Objective):
         self.layer, self.layers = layer, (layer,)
         self.vectors, self.cosine_power, self.axis = vectors, cosine_power, axis
         self.images = len(vectors) if vectors.ndim == 2 else None
+        self._moved = vectors  # the same where the activations are and in their type, so that no step copies them there
 
     def score(self, T: Activations) -> Tensor:
         maps = flat_maps(T(self.layer), self.axis)
@@ -26,8 +27,9 @@ class Direction(Objective):
             raise UnitError(
                 f"the direction has {self.vectors.shape[-1]} entries, {self.layer} has {maps.shape[1]} units."
             )
-        self.vectors = self.vectors.to(maps)
-        unit_vectors = F.normalize(self.vectors, dim=-1).expand(len(maps), -1)
+        if self._moved.dtype != maps.dtype or self._moved.device != maps.device:
+            self._moved = self.vectors.to(maps)
+        unit_vectors = F.normalize(self._moved, dim=-1).expand(len(maps), -1)
         dot = torch.einsum("bc,bcp->bp", unit_vectors, maps)
         if self.cosine_power:
             cosine = dot / maps.norm(dim=1).clamp(min=1e-8)
