@@ -8,6 +8,7 @@ what only readers have. To be quick, pictures are small and made in two steps.
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from featviz.config import RenderConfig
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-QUICK = {"steps": 2}
+STEPS, SIDE = 2, 24  # at most
 RENDERING = ["--steps", "2", "--size", "16"]
 APPENDED = {
     "triplet": RENDERING,
@@ -35,6 +36,12 @@ NOT_RUN = (
     "bash ",
     "uv run featviz demo",
 )  # the demo is run by tests/panels/test_bundled_pair.py
+
+
+def quick(**values: object) -> RenderConfig:
+    """A RenderConfig of few steps and small images."""
+    config = RenderConfig(**values)
+    return replace(config, steps=min(STEPS, config.steps), size=tuple(min(SIDE, side) for side in config.image_hw))
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
@@ -65,7 +72,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(featviz, "RenderConfig", lambda **values: RenderConfig(**QUICK | values))
+    monkeypatch.setattr(featviz, "RenderConfig", quick)
     return tmp_path
 
 
