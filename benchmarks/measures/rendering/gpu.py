@@ -18,11 +18,12 @@ from unittest import mock
 from xml.etree import ElementTree
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import featviz
 from featviz.config import RenderConfig
-from featviz.rendering.optimize import loop
+from featviz.rendering.backends.cuda_graph import CudaGraph
 from featviz.rendering.throughput import throughput
 from measures import process
 from measures.rendering import memory
@@ -107,21 +108,27 @@ def rates(device: torch.device, quick: bool) -> Record:
 
 
 def graph_beside_steps(device: torch.device, quick: bool) -> Record:
-    """Seconds of a whole render with steps replayed as a CUDA graph and launched one by one, and how far the images differ."""
+    """Seconds of a whole render: steps replayed as a CUDA graph, launched one by one, and plain torch ("eager").
+
+    largest_difference: of the images to those of the graph.
+    """
     found = {}
     for label, (name, layer, side) in CASES.items():
         model = network("resnet18" if quick and name == "resnet50" else name, str(device))
         batch = 2 if quick else 16
+        specs = f"{layer}:0-{batch - 1}"
         config = RenderConfig(size=min(side, 64) if quick else side, steps=8 if quick else 128, batch=batch)
-        timed = {"graph": _timed_render(model, f"{layer}:0-{batch - 1}", config, device)}
-        with mock.patch.object(loop, "Recorded", lambda work, device: work):
-            timed["steps"] = _timed_render(model, f"{layer}:0-{batch - 1}", config, device)
-        found[label] = {
-            "graph_seconds": timed["graph"][0],
-            "steps_seconds": timed["steps"][0],
-            "largest_difference": float((timed["graph"][1] - timed["steps"][1]).abs().max()),
-        }
+        seconds, images = _timed_render(model, specs, config, device)
+        found[label] = {"graph": {"seconds": seconds}}
+        with mock.patch.object(CudaGraph, "repeated", lambda self, step: step):
+            found[label]["steps"] = _beside(images, *_timed_render(model, specs, config, device))
+        eager = replace(config, backend="eager")
+        found[label]["eager"] = _beside(images, *_timed_render(model, specs, eager, device))
     return found
+
+
+def _beside(expected: Tensor, seconds: float, images: Tensor) -> Record:
+    return {"seconds": seconds, "largest_difference": float((images - expected).abs().max())}
 
 
 def bfloat16_beside_float32(device: torch.device, quick: bool) -> Record:
@@ -225,13 +232,11 @@ def _rate_rows(figures: Record):
 
 def _graph_rows(figures: Record):
     for label, row in figures.items():
-        yield (
-            label,
-            (
-                f"{row['graph_seconds']:.2f} s as a graph, {row['steps_seconds']:.2f} s step by step; images differ by at most "
-                f"{row['largest_difference']:.1g}"
-            ),
-        )
+        others = [
+            f"{row[name]['seconds']:.2f} s {text} (images differ by at most {row[name]['largest_difference']:.1g})"
+            for name, text in (("steps", "step by step"), ("eager", "eager"))
+        ]
+        yield label, f"{row['graph']['seconds']:.2f} s as a graph, {others[0]}, {others[1]}"
 
 
 def _precision_rows(figures: Record):
