@@ -115,19 +115,27 @@ class ImageFolderBatches:
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self.paths), self.batch):
             span = slice(first, first + self.batch)
-            images = torch.stack([self._read(path) for path in self.paths[span]])
+            images = torch.stack([read_image(path, self.size, self._color_mode) for path in self.paths[span]])
             x = (images / 255 - self._mean) / self._std
             yield x if self.labels is None else (x, self.labels[span])
 
-    def _read(self, path: Path) -> Tensor:
-        """One image as uint8 (channels, h, w)."""
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert(self._color_mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image: replace or remove it.") from error
-        pixels = np.array(_resized_and_cropped(image, *self.size))
-        return torch.from_numpy(pixels).view(*self.size, -1).permute(2, 0, 1)
+
+def read_image(path: str | Path, size: tuple[int, int], color_mode: str = "RGB") -> Tensor:
+    """An image file as uint8 (channels, h, w), scaled to cover `size` (height, width) and cropped at the center.
+
+    Args:
+        color_mode: of Pillow: "RGB", or "L" for gray.
+
+    Raises:
+        DataError: it cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert(color_mode)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: replace or remove it.") from error
+    pixels = np.array(_resized_and_cropped(image, *size))
+    return torch.from_numpy(pixels).view(*size, -1).permute(2, 0, 1)
 
 
 def _resized_and_cropped(image: Image.Image, height: int, width: int) -> Image.Image:

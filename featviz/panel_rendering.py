@@ -22,7 +22,7 @@ from featviz.rendering import (
     warn_of_dead_units,
 )
 from featviz.rendering.together import cross_scores, render_together
-from featviz.subjects import Subject, Subjects, input_channels, input_normalization, named_subjects
+from featviz.subjects import Subject, Subjects, common_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
 
 OwnUnits = Mapping[str, Sequence[int | None]]
@@ -94,7 +94,7 @@ def render_panel(
     for name, subject in named.items():
         check_finite(subject.model, name)
     normalizations = {name: input_normalization(subject, config) for name, subject in named.items()}
-    _check_channels({name: input_channels(subject, config) for name, subject in named.items()})
+    common_channels(named, config)
     configs = {name: replace(config, mean=own.mean, std=own.std) for name, own in normalizations.items()}
     asked = _asked(named, layer, units, own_units or {}, axis, configs, place)
     renderings, cross = _render_together(named, asked, configs, place, transform, progress)
@@ -110,14 +110,6 @@ def render_panel(
     )
     _warn_of_dead(panel)
     return panel
-
-
-def _check_channels(channels: Mapping[str, int]) -> None:
-    if len(set(channels.values())) > 1:
-        told = ", ".join(f"{name} {number}" for name, number in channels.items())
-        raise RenderError(
-            f"the networks take images of other numbers of channels ({told}): render them in panels of their own."
-        )
 
 
 def _asked(

@@ -122,6 +122,21 @@ def named_subjects(subjects: Subjects) -> dict[str, Subject]:
     return found
 
 
+def common_channels(subjects: Mapping[str, Subject], config: RenderConfig | None = None) -> int:
+    """Channels of the images that all subjects take.
+
+    Raises:
+        RenderError: they take different numbers of channels.
+    """
+    channels = {name: input_channels(subject, config) for name, subject in subjects.items()}
+    if len(set(channels.values())) > 1:
+        told = ", ".join(f"{name} {number}" for name, number in channels.items())
+        raise RenderError(
+            f"the networks take images of other numbers of channels ({told}): render them in panels of their own."
+        )
+    return next(iter(channels.values()))
+
+
 def remember_normalization(model: nn.Module, mean: Sequence[float], std: Sequence[float], source: str) -> None:
     """Keep with a network, and with its copies, how its input is normalized and who says so (weights by name).
 
