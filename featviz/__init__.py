@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from featviz.evidence.fate import fate as fate
     from featviz.evidence.fate import fate_of_parents as fate_of_parents
     from featviz.evidence.fates import Fates as Fates
+    from featviz.evidence.pictures.accentuation import Accentuations as Accentuations
+    from featviz.evidence.pictures.accentuation import accentuate as accentuate
+    from featviz.evidence.pictures.caricature import Caricatures as Caricatures
+    from featviz.evidence.pictures.caricature import caricature as caricature
+    from featviz.evidence.pictures.path import UnitPath as UnitPath
+    from featviz.evidence.pictures.path import render_unit_path as render_unit_path
+    from featviz.evidence.pictures.variants import Variants as Variants
+    from featviz.evidence.pictures.variants import render_variants as render_variants
     from featviz.gallery.plots import plot_barriers as plot_barriers
     from featviz.gallery.plots import plot_connectivity as plot_connectivity
     from featviz.gallery.plots import plot_variance as plot_variance

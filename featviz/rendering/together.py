@@ -4,12 +4,14 @@
 their images differ by the weights and the input normalizations alone.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
+from featviz.errors import RenderError
+from featviz.model_checks import check_finite
 from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective, channel
@@ -17,9 +19,39 @@ from featviz.rendering.optimize.loop import Progress, Transform, ascend, score_i
 from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient
 from featviz.rendering.render import layer_width
-from featviz.subjects import Subject
+from featviz.subjects import Subject, Subjects, common_channels, named_subjects
 
 Scored = tuple[FeatureExtractor, Objective]
+
+
+def checked_subjects(subjects: Subjects, config: RenderConfig) -> tuple[dict[str, Subject], int]:
+    """Subjects by name, whose weights are finite, and the number of channels of the images that all of them take.
+
+    Raises:
+        RenderError: no subject, two of one name, or other numbers of channels. ModelError: NaN in a network.
+    """
+    named = named_subjects(subjects)
+    for name, subject in named.items():
+        check_finite(subject.model, name)
+    return named, common_channels(named, config)
+
+
+def units_by_subject(
+    names: Iterable[str], units: int | Sequence[int], own_units: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The units that each subject shows, one per row: its own ones, or those that rows are called after.
+
+    Raises:
+        RenderError: no unit, or another number of own units than of rows.
+    """
+    rows = (units,) if isinstance(units, int) else tuple(units)
+    found = {name: tuple((own_units or {}).get(name, rows)) for name in names}
+    if not rows:
+        raise RenderError("there is no unit to render: name at least one.")
+    for name, own in found.items():
+        if len(own) != len(rows):
+            raise RenderError(f"own_units has {len(own)} units of {name} for {len(rows)} rows: give one per row.")
+    return found
 
 
 def unit_extractors(

@@ -10,7 +10,7 @@ whose weight grows while the distance is above the bound and shrinks while it is
 is mixed with the photograph.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -24,7 +24,6 @@ from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
 from featviz.isolation import ordinary_modes
-from featviz.model_checks import check_finite
 from featviz.rendering.image.parameterizations import parameterization_class
 from featviz.rendering.image.seeding import seeded_starts
 from featviz.rendering.network.cut_network import resolve_layer
@@ -33,8 +32,8 @@ from featviz.rendering.objectives import Activations, Objective
 from featviz.rendering.optimize.loop import score_images
 from featviz.rendering.optimize.reference import ReferenceObjective, ascend_beside
 from featviz.rendering.render import resolve_device
-from featviz.rendering.together import Scored, share_of_progress, unit_extractors
-from featviz.subjects import Subjects, common_channels, named_subjects
+from featviz.rendering.together import Scored, checked_subjects, share_of_progress, unit_extractors, units_by_subject
+from featviz.subjects import Subjects
 
 LEARNING_RATE = 0.25  # of config.lr: with more, steps from a photograph overshoot the bound and saturate the colors
 PENALTY_RATE = 0.1  # power of distance / change by which the weight of the penalty is multiplied at every step
@@ -211,40 +210,51 @@ def accentuate(
             cannot start from an image. UnitError: a layer or unit that a network does not have. DataError: images that
             cannot be read. ModelError: NaN in a network.
     """
-    named = named_subjects(subjects)
-    for name, subject in named.items():
-        check_finite(subject.model, name)
     if not change > 0:
         raise RenderError(f"change is {change!r}: give a number above 0, for example 0.5.")
+    named, channels = checked_subjects(subjects, config)
+    photographs, config = as_photographs(images, channels, config)
     rows = [units] if isinstance(units, int) else list(units)
-    photographs, config = as_photographs(images, common_channels(named, config), config)
-    if not rows or len(photographs) not in (1, len(rows)):
+    own = units_by_subject(named, rows, own_units)
+    if len(photographs) not in (1, len(rows)):
         raise RenderError(f"{len(photographs)} images for {len(rows)} units: give one for all, or one for each.")
     photographs = photographs.expand(len(rows), -1, -1, -1).contiguous()
-    own = {name: tuple((own_units or {}).get(name, rows)) for name in named}
-    if any(len(mine) != len(rows) for mine in own.values()):
-        raise RenderError(f"own_units has another number of units than the {len(rows)} of units: give one per row.")
     place = resolve_device(device, next(iter(named.values())).model)
     nears = {name: near or _early_layer(subject.model, layer) for name, subject in named.items()}
     extractors: dict[str, Scored] = {}
     for name, subject in named.items():
         extractors |= unit_extractors({name: subject}, layer, own, config, place, axis, [nears[name]])
-    lower = replace(config, lr=config.lr * LEARNING_RATE)
     made = {}
-    for number, (name, (extractor, unit)) in enumerate(extractors.items()):
-        starts = seeded_starts(config, [(layer, row) for row in rows], extractor.channels, dtype=extractor.dtype)
-        values = parameterization_class(config).start_from(photographs.to(extractor.dtype), config)
-        objective = Accentuation(unit, layer, nears[name], change)
+    for number, (name, network) in enumerate(extractors.items()):
         report = share_of_progress(progress, number, len(extractors))
-        found = ascend_beside(extractor, objective, replace(starts, values=values), photographs, lower, report)
-        made[name] = _within(extractor, nears[name], found, photographs, change)
+        keys = [(layer, unit) for unit in rows]
+        made[name] = _accentuated(network, layer, nears[name], keys, photographs, change, config, report)
     before, *after = (
         torch.stack([score_images(extractor, unit, shown) for extractor, unit in extractors.values()], 1)
         for shown in (photographs, *made.values())
     )
-    cross = torch.stack(after, 1)
     distance = torch.stack([_distances(extractors[name][0], nears[name], made[name], photographs) for name in made], 1)
-    return Accentuations(layer, nears, own, photographs, made, before, cross, distance, change, config)
+    return Accentuations(layer, nears, own, photographs, made, before, torch.stack(after, 1), distance, change, config)
+
+
+def _accentuated(
+    network: Scored,
+    layer: str,
+    near: str,
+    keys: Sequence[Hashable],
+    photographs: Tensor,
+    change: float,
+    config: RenderConfig,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """The photographs, accentuated for the units of one network: (row, c, h, w)."""
+    extractor, unit = network
+    starts = seeded_starts(config, keys, extractor.channels, dtype=extractor.dtype)
+    values = parameterization_class(config).start_from(photographs.to(extractor.dtype), config)
+    lower = replace(config, lr=config.lr * LEARNING_RATE)
+    objective = Accentuation(unit, layer, near, change)
+    images = ascend_beside(extractor, objective, replace(starts, values=values), photographs, lower, progress)
+    return _within(extractor, near, images, photographs, change)
 
 
 def _early_layer(model: nn.Module, layer: str) -> str:

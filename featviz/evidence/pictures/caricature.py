@@ -22,15 +22,14 @@ from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
 from featviz.isolation import ordinary_modes
-from featviz.model_checks import check_finite
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import seeded_starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Activations
 from featviz.rendering.optimize.reference import ReferenceObjective, ascend_beside
 from featviz.rendering.render import resolve_device
-from featviz.rendering.together import share_of_progress
-from featviz.subjects import Subjects, common_channels, named_subjects
+from featviz.rendering.together import checked_subjects, share_of_progress
+from featviz.subjects import Subjects
 
 
 class Caricature(ReferenceObjective):
@@ -145,15 +144,13 @@ def caricature(
         RenderError: no layer, or a negative power. UnitError: a layer that a network does not have. DataError: images that
             cannot be read. ModelError: NaN in a network.
     """
-    named = named_subjects(subjects)
-    for name, subject in named.items():
-        check_finite(subject.model, name)
+    named, channels = checked_subjects(subjects, config)
     wanted = (layers,) if isinstance(layers, str) else tuple(layers)
     if not wanted or not cosine_power >= 0:
         raise RenderError(
             f"{len(wanted)} layers with cosine_power {cosine_power!r}: give a layer, and a power of 0 or more."
         )
-    photographs, config = as_photographs(images, common_channels(named, config), config)
+    photographs, config = as_photographs(images, channels, config)
     place = resolve_device(device, next(iter(named.values())).model)
     made: dict[str, list[Tensor]] = {name: [] for name in named}
     likeness = []

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from featviz.config import MergeConfig, RenderConfig
 from featviz.data import Data
-from featviz.errors import RenderError
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
@@ -22,7 +21,7 @@ from featviz.matching.alignment import Alignment
 from featviz.merging.barrier import evaluate
 from featviz.merging.merge import merge
 from featviz.rendering.render import resolve_device
-from featviz.rendering.together import cross_scores, render_together, unit_extractors
+from featviz.rendering.together import cross_scores, render_together, unit_extractors, units_by_subject
 from featviz.subjects import Subject, as_subject, input_normalization
 
 
@@ -58,7 +57,8 @@ class UnitPath(Picture):
         """A row per unit and kind of merge, a column per weight of B'."""
         footer = (
             f"(1 - w) A + w B'; every row of a unit has one start (seed {self.config.seed}), {self.config.steps} steps. "
-            "Activation: mean over the map, without transforms. A, B': their activation for this image, over that for their own."
+            "Activation: mean over the map, without transforms. A, B': their activation for this image, over that for their "
+            "own."
         )
         heads = [f"w = {weight:g}" + {0.0: " (A)", 1.0: " (B')"}.get(weight, "") for weight in self.weights]
         rows = [
@@ -136,9 +136,7 @@ def render_unit_path(
             unit that A does not have.
     """
     a, b = as_subject(model_a), as_subject(model_b)
-    rows = [units] if isinstance(units, int) else list(units)
-    if not rows:
-        raise RenderError("there is no unit to render: name at least one.")
+    (rows,) = units_by_subject(["A"], units).values()
     steps = MergeConfig(points=points).points
     weights = torch.linspace(0, 1, steps, dtype=torch.float64).tolist()
     normalization = input_normalization(a, config)
@@ -164,7 +162,7 @@ def render_unit_path(
     names = {kind: [f"{of} {weight}" for of, weight in keys] for kind, keys in order.items()}
     return UnitPath(
         layer,
-        tuple(rows),
+        rows,
         tuple(weights),
         {kind: torch.stack([made[name].images for name in own], 1) for kind, own in names.items()},
         {kind: torch.stack([made[name].score for name in own], 1) for kind, own in names.items()},

@@ -20,12 +20,18 @@ from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
 from featviz.isolation import ordinary_modes
-from featviz.model_checks import check_finite
 from featviz.rendering.objectives import Activations, Objective, diversity
 from featviz.rendering.optimize.loop import Renderings, score_images
 from featviz.rendering.render import resolve_device
-from featviz.rendering.together import Scored, render_together, share_of_progress, unit_extractors
-from featviz.subjects import Subjects, common_channels, named_subjects
+from featviz.rendering.together import (
+    Scored,
+    checked_subjects,
+    render_together,
+    share_of_progress,
+    unit_extractors,
+    units_by_subject,
+)
+from featviz.subjects import Subjects
 
 
 class Diverse(Objective):
@@ -162,19 +168,13 @@ def render_variants(
         RenderError: fewer than two variants, a negative diversity, or other numbers of own units than units. UnitError: a
             layer or unit that a network does not have. ModelError: NaN in a network.
     """
-    named = named_subjects(subjects)
-    for name, subject in named.items():
-        check_finite(subject.model, name)
-    common_channels(named, config)
-    rows = [units] if isinstance(units, int) else list(units)
-    if variants < 2 or not diversity >= 0 or not rows:
+    if variants < 2 or not diversity >= 0:
         raise RenderError(
-            f"{variants} variants of {len(rows)} units with diversity {diversity!r}: "
-            "give two or more variants, a unit, and a diversity of 0 or more."
+            f"{variants} variants with diversity {diversity!r}: give two or more variants, and a diversity of 0 or more."
         )
-    own = {name: tuple((own_units or {}).get(name, rows)) for name in named}
-    if any(len(mine) != len(rows) for mine in own.values()):
-        raise RenderError(f"own_units has another number of units than the {len(rows)} of units: give one per row.")
+    named, _ = checked_subjects(subjects, config)
+    rows = [units] if isinstance(units, int) else list(units)
+    own = units_by_subject(named, rows, own_units)
     place = resolve_device(device, next(iter(named.values())).model)
     images: dict[str, list[Tensor]] = {name: [] for name in named}
     cross = []
