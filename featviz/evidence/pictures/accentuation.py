@@ -221,9 +221,10 @@ def accentuate(
     photographs = photographs.expand(len(rows), -1, -1, -1).contiguous()
     place = resolve_device(device, next(iter(named.values())).model)
     nears = {name: near or _early_layer(subject.model, layer) for name, subject in named.items()}
+    lower = replace(config, lr=config.lr * LEARNING_RATE)
     extractors: dict[str, Scored] = {}
     for name, subject in named.items():
-        extractors |= unit_extractors({name: subject}, layer, own, config, place, axis, [nears[name]])
+        extractors |= unit_extractors({name: subject}, layer, own, lower, place, axis, [nears[name]])
     made = {}
     for number, (name, network) in enumerate(extractors.items()):
         report = share_of_progress(progress, number, len(extractors))
@@ -251,9 +252,8 @@ def _accentuated(
     extractor, unit = network
     starts = seeded_starts(config, keys, extractor.channels, dtype=extractor.dtype)
     values = parameterization_class(config).start_from(photographs.to(extractor.dtype), config)
-    lower = replace(config, lr=config.lr * LEARNING_RATE)
     objective = Accentuation(unit, layer, near, change)
-    images = ascend_beside(extractor, objective, replace(starts, values=values), photographs, lower, progress)
+    images = ascend_beside(extractor, objective, replace(starts, values=values), photographs, progress)
     return _within(extractor, near, images, photographs, change)
 
 

@@ -162,7 +162,7 @@ def caricature(
         for number, (name, extractor) in enumerate(networks.items()):
             report = share_of_progress(progress, step * len(named) + number, len(wanted) * len(named))
             objective = Caricature(layer, cosine_power)
-            made[name].append(ascend_beside(extractor, objective, starts, photographs, config, report))
+            made[name].append(ascend_beside(extractor, objective, starts, photographs, report))
         with torch.no_grad():
             noise = parameterization(starts.values, config)().float()
         seen = [_likeness(networks, layer, own[-1], photographs, noise) for own in made.values()]

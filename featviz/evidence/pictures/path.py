@@ -153,7 +153,7 @@ def render_unit_path(
     }
     place = resolve_device(device, a.model)
     networks = unit_extractors(named, layer, dict.fromkeys(named, rows), config, place)
-    made = render_together(networks, [(layer, unit) for unit in rows], config, progress=progress)
+    made = render_together(networks, [(layer, unit) for unit in rows], progress=progress)
     ends = {name: networks[name] for name in (f"averaged {weights[0]}", f"averaged {weights[-1]}")}
     own = torch.stack([made[name].score for name in ends], 1)
     seen = dict(zip(made, (cross_scores(ends, made) / own[:, None]).unbind(1), strict=True))

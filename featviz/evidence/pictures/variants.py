@@ -186,7 +186,7 @@ def render_variants(
             name: (extractor, Diverse(objective, layer, diversity)) for name, (extractor, objective) in plain.items()
         }
         keys = [(layer, unit), *((layer, unit, variant) for variant in range(1, variants))]
-        made = render_together(diverse, keys, config, progress=share_of_progress(progress, number, len(rows)))
+        made = render_together(diverse, keys, progress=share_of_progress(progress, number, len(rows)))
         for name, part in made.items():
             images[name].append(part.images)
         cross.append(_cross(plain, made))
