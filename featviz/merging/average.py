@@ -30,13 +30,19 @@ def average(models: Sequence[nn.Module], weights: Sequence[float] | None = None)
     """
     if weights is None:
         weights = [1 / len(models)] * len(models)
-    # As sum(weights) = 1, the average is the network of the largest weight plus weighted differences to it: exact at the ends.
-    largest = max(range(len(models)), key=weights.__getitem__)
-    tensors = [named_tensors(model) for model in models]
-    others = [(tensors[number], weights[number]) for number in range(len(models)) if number != largest]
     merged = copy_of(models[0])
-    write_sum_of_differences(merged, tensors[largest], others)
+    write_average(merged, [named_tensors(model) for model in models], weights)
     return merged
+
+
+def write_average(model: nn.Module, tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> None:
+    """Set every floating-point tensor of `model` to the weighted average of those of its name.
+
+    As sum(weights) = 1, the average is what has the largest weight plus weighted differences to it: exact for weights 0 and 1.
+    """
+    largest = max(range(len(tensors)), key=weights.__getitem__)
+    others = [(tensors[number], weights[number]) for number in range(len(tensors)) if number != largest]
+    write_sum_of_differences(model, tensors[largest], others)
 
 
 def write_sum_of_differences(

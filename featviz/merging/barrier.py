@@ -49,6 +49,7 @@ def loss_barrier(
     repair_data: Data | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     progress: Callable[[int, int], None] | None = None,
+    head: str | None = None,
 ) -> LossBarrier:
     """Evaluate `points` merged networks between A and B', both included.
 
@@ -60,17 +61,20 @@ def loss_barrier(
         repair, repair_data: as `repair` and `data` of `merge`; done between the ends.
         loss: (logits, labels) -> mean loss of the batch.
         progress: called with (points done, points).
+        head: where the networks differ, whose parts are evaluated: "a" or "b".
 
     Raises:
         AlignmentError: fewer than two points, data without labels, or data that can be iterated only once.
     """
     points = MergeConfig(points=points).points
+    if head == "both":
+        raise AlignmentError("a barrier has one loss, and head='both' two outputs: use head='a' or 'b'.")
     if iter(data) is data:
         raise AlignmentError("data is a generator, which serves only once: give a list or a DataLoader.")
     weights = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
     losses, accuracies = [], []
     for number, weight in enumerate(weights):
-        model = merge(model_a, model_b, alignment, weight, repair, repair_data)
+        model = merge(model_a, model_b, alignment, weight, repair, repair_data, head=head)
         mean, accuracy = evaluate(model, data, loss)
         losses.append(mean)
         accuracies.append(accuracy)

@@ -7,11 +7,11 @@ for permutations B's are reordered). The layer has to separate the network: unit
 would be both merged and unmerged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featviz.data import Data
 from featviz.errors import AlignmentError, near_names
@@ -26,15 +26,20 @@ from featviz.matching.linear.merge import (
     module_of,
     parent_share,
 )
+from featviz.matching.shared_parts import module_names_in_b
 from featviz.matching.unit_axes import axes_by_parameter
+from featviz.merging.average import remember_average_normalization
 from featviz.merging.batchnorm import check_batchnorm_repair, has_batchnorm, reset_batchnorm
+from featviz.merging.private_parts import average_shared, shared_tensors
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.discovery import private_copy
+from featviz.symmetry.groups import PermutationGroups
 from featviz.tensors import named_tensors
 
 
 def merge_heads(
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     alignment: Alignment,
     until: str,
     example_input: object,
@@ -49,8 +54,8 @@ def merge_heads(
 
     Args:
         model_a, model_b: the parents; left as they were.
-        alignment: of these two networks, by any method.
-        until: name of the last module that is merged ("layer2"), with everything that runs before it has ended.
+        alignment: of these two networks, by any method. They may differ after the layer, in heads of other classes for example.
+        until: A's name of the last module that is merged ("layer2"), with everything that runs before it has ended.
         example_input: a batch (one example is enough), or a tuple of arguments, on which the network runs.
         repair: "none"; "batchnorm" measures the running statistics of every BatchNorm layer of both afresh on `data`; "auto"
             does so where there is data and such a layer.
@@ -61,45 +66,80 @@ def merge_heads(
         The network with A's head, and the one with B's.
 
     Raises:
-        AlignmentError: there is no such layer, units of the trunk are also produced after it, the method's units cannot be read
-            from merged ones, the alignment belongs to other networks, or there is no data for the repair.
+        AlignmentError: there is no such layer, units of the trunk are also produced after it, a part of it belongs to one
+            network alone, the method's units cannot be read from merged ones, the alignment belongs to other networks, or there
+            is no data for the repair.
     """
-    check_batchnorm_repair(repair, model_a, data, "two heads")
-    alignment.check(model_a, model_b)
-    groups = alignment.groups
+    a, b = as_subject(model_a, "A"), as_subject(model_b, "B")
+    check_batchnorm_repair(repair, a.model, data, "two heads")
+    alignment.check(a.model, b.model)
     combination = alignment.as_combination()
-    check_combinable(model_a, groups, combination, alignment.method)
-    trunk = tensors_until(model_a, until, example_input)
-    on = axes_by_parameter(groups)
-    mixed = _trunk_groups(model_a, alignment, until, trunk)
-    merged = named_tensors(merge_linearly(model_a, model_b, groups, combination))
+    for model, groups in ((a.model, alignment.groups), (b.model, alignment.groups_b)):
+        check_combinable(model, groups, combination, alignment.method)
+    trunk = _merged_trunk(a.model, b.model, alignment, until, example_input)
     heads = []
-    for parent, model in enumerate((model_a, model_b)):
-        identities = {group.name: (np.eye(group.size), np.eye(group.size)) for group in groups}
-        unmerge = {
-            name: combination.unmerge[name] if name in mixed else identity for name, identity in identities.items()
-        }
-        head = copy_of(model)
-        with torch.no_grad():
-            for name, tensor in named_tensors(head).items():
-                if not tensor.is_floating_point() and not tensor.is_complex():
-                    continue
-                if name in trunk:
-                    tensor.copy_(merged[name])
-                elif any(group in mixed for group, _ in on.get(name, [])):
-                    owner = module_of(head, name)
-                    tensor.copy_(
-                        parent_share(
-                            tensor, parent, on[name], owner, name, LinearCombination(identities, unmerge), share=1
-                        )
-                    )
+    for parent, (subject, groups) in enumerate(((a, alignment.groups), (b, alignment.groups_b))):
+        head = _head(subject.model, parent, groups, trunk[parent], combination, until)
+        remember_average_normalization(head, [subject], [1.0])
         if data is not None and repair != "none" and has_batchnorm(head):
             reset_batchnorm(head, data, progress)
         heads.append(head)
     return heads[0], heads[1]
 
 
-def _trunk_groups(model: nn.Module, alignment: Alignment, until: str, trunk: set[str]) -> set[str]:
+def _merged_trunk(
+    model_a: nn.Module, model_b: nn.Module, alignment: Alignment, until: str, example_input: object
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The merged tensors of the trunk, by A's names and by B's.
+
+    Raises:
+        AlignmentError: a part of the trunk belongs to one network alone.
+    """
+    names = tensors_until(model_a, until, example_input)
+    if alignment.parts is None:
+        merged = named_tensors(merge_linearly(model_a, model_b, alignment.groups, alignment.as_combination()))
+        trunk = {name: merged[name] for name in names}
+        return trunk, trunk
+    shared = shared_tensors(model_a, model_b, alignment)
+    until_b = module_names_in_b(alignment.parts).get(until, until)
+    names_b = tensors_until(model_b, until_b, example_input)
+    private = sorted({name for name in names if name not in shared} | (names_b - set(shared.values())))
+    if private:
+        raise AlignmentError(
+            f"the networks cannot be merged up to {until}: {private[0]}, before its end, belongs to one of them alone; take "
+            "an earlier layer."
+        )
+    merged = named_tensors(average_shared(model_a, alignment.permute(model_b), shared, 0.5))
+    return {name: merged[name] for name in names}, {shared[name]: merged[name] for name in names}
+
+
+def _head(
+    model: nn.Module,
+    parent: int,
+    groups: PermutationGroups,
+    trunk: Mapping[str, Tensor],
+    combination: LinearCombination,
+    until: str,
+) -> nn.Module:
+    """A copy of A (`parent` 0) or B (1) with the merged trunk; its other tensors read their own units from the merged ones."""
+    on = axes_by_parameter(groups)
+    mixed = _trunk_groups(model, groups, until, set(trunk))
+    identities = {group.name: (np.eye(group.size), np.eye(group.size)) for group in groups}
+    unmerge = {name: combination.unmerge[name] if name in mixed else same for name, same in identities.items()}
+    reads = LinearCombination(identities, unmerge)
+    head = copy_of(model)
+    with torch.no_grad():
+        for name, tensor in named_tensors(head).items():
+            if not tensor.is_floating_point() and not tensor.is_complex():
+                continue
+            if name in trunk:
+                tensor.copy_(trunk[name])
+            elif any(group in mixed for group, _ in on.get(name, [])):
+                tensor.copy_(parent_share(tensor, parent, on[name], module_of(head, name), name, reads, share=1))
+    return head
+
+
+def _trunk_groups(model: nn.Module, groups: PermutationGroups, until: str, trunk: set[str]) -> set[str]:
     """Names of the groups whose units the trunk produces.
 
     Raises:
@@ -107,7 +147,7 @@ def _trunk_groups(model: nn.Module, alignment: Alignment, until: str, trunk: set
     """
     tensors = named_tensors(model)
     found = set()
-    for group in alignment.groups:
+    for group in groups:
         producers = {
             axis.parameter
             for axis in group.axes

@@ -15,8 +15,15 @@ from featviz.errors import AlignmentError
 from featviz.matching.alignment import Alignment, LinearAlignment
 from featviz.matching.linear.combination import layer_rows
 from featviz.matching.linear.merge import merge_linearly
-from featviz.merging.average import average, remember_average_normalization
+from featviz.merging.average import remember_average_normalization
 from featviz.merging.batchnorm import has_batchnorm, reset_batchnorm
+from featviz.merging.private_parts import (
+    TwoHeads,
+    average_shared,
+    check_head,
+    repairable_modules,
+    shared_tensors,
+)
 from featviz.merging.repair import repair_channels
 from featviz.subjects import Subject, as_subject
 
@@ -29,6 +36,7 @@ def merge(
     repair: str = MergeConfig.repair,
     data: Data | None = None,
     progress: Callable[[int, int], None] | None = None,
+    head: str | None = None,
 ) -> nn.Module:
     """Average A with B in A's basis, and correct the statistics that averaging destroys.
 
@@ -47,18 +55,29 @@ def merge(
             [0, 1] "none").
         data: batches `x` or `(x, label)`, images in [0, 1], for the repair; iterated up to three times.
         progress: called with (batches done, 0).
+        head: where the networks differ (heads of other classes, extra modules), whose parts the result has: "a", "b", or
+            "both": a network (`TwoHeads`) with both outputs and one trunk; data are iterated once for each.
 
     Returns:
         The merged network, in evaluation or training mode as A is, on A's device. Its input normalization is its parents'.
 
     Raises:
-        AlignmentError: the alignment belongs to other networks, weight or repair is out of range, or data is missing or empty.
+        AlignmentError: the alignment belongs to other networks, weight or repair is out of range, data is missing or empty, or
+            the networks differ and no head is chosen.
+        ModelError: the networks have nothing in common.
     """
     config = MergeConfig(weight=weight, repair=repair)
     a, b = as_subject(model_a, "A"), as_subject(model_b, "B")
     repair, weight = _chosen_repair(config, a.model, data), config.weight
     if alignment is not None:
         alignment.check(a.model, b.model)
+    shared = shared_tensors(a.model, b.model, alignment)
+    check_head(head, a.model, b.model, shared)
+    if head == "both":
+        one, other = (merge(a, b, alignment, weight, repair, data, progress, which) for which in ("a", "b"))
+        both = TwoHeads(one, other, shared)
+        remember_average_normalization(both, [a, b], [1 - weight, weight])
+        return both
     rows = None
     if isinstance(alignment, LinearAlignment):
         if weight != 0.5:
@@ -71,17 +90,19 @@ def merge(
         rows = partial(layer_rows, alignment.groups, alignment.combination)
     else:
         permuted = b.model if alignment is None else alignment.permute(b.model)
-        merged = average((a.model, permuted), (1 - weight, weight))
+        merged = average_shared(a.model, permuted, shared, weight, head or "a")
     remember_average_normalization(merged, [a, b], [1 - weight, weight])
-    if repair == "none" or weight in (0, 1):
+    is_parent = weight == {"a": 0, "b": 1}[head] if head else weight in (0, 1)
+    if repair == "none" or is_parent:
         return merged
     assert data is not None
     if repair == "batchnorm":
         reset_batchnorm(merged, data, progress)
     else:
         layers = None if alignment is None else alignment.groups.layers
+        only = repairable_modules(shared) if head else None
         parent_b = replace(b, model=permuted)
-        repair_channels(merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair")
+        repair_channels(merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair", only=only)
     return merged
 
 

@@ -5,7 +5,7 @@ REPAIR (Jordan et al. 2022) gives every hidden layer with a bias the average mea
 are measured afresh. LayerNorm and GroupNorm hold no statistics: their parameters stay the average of the parents'.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -52,6 +52,7 @@ def repair_channels(
     progress: Progress = None,
     rows: Rows | None = None,
     shift: bool = True,
+    only: Collection[str] | None = None,
 ) -> None:
     """REPAIR: hidden layers with a bias get mean and deviation (1 - weight) * A's + weight * B's; BatchNorm is reset.
 
@@ -75,11 +76,12 @@ def repair_channels(
         progress: called with (batches done, 0).
         rows: a layer's units, 0 for A or 1 for B -> what merged units are made of, (width, width); needs `layers`.
         shift: correct means too.
+        only: names of the modules that may be corrected; None: all.
 
     Raises:
         BatchError: there is no data.
     """
-    axes = _repairable_layers(merged, layers)
+    axes = {name: axis for name, axis in _repairable_layers(merged, layers).items() if only is None or name in only}
     measured = []
     for subject in (as_subject(model_a), as_subject(model_b)):
         parent = replace(subject, model=weight_sharing_copy(subject.model))
