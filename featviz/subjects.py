@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from featviz.config import RenderConfig
 from featviz.data import Data, inputs_of
 from featviz.errors import DataError, ModelError, RenderError
+from featviz.isolation import weight_sharing_copy
 
 log = logging.getLogger("featviz")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GIVEN = "given with the subject"
 ASSUMED = "assumed: ImageNet's, since the network does not tell its own"
 _REMEMBERED = "_featviz_normalization"  # attribute of a network, which its copies keep
 _said: weakref.WeakSet[type] = weakref.WeakSet()  # classes of networks for which the assumption was logged
@@ -80,7 +82,7 @@ class Subject:
             raise ModelError(f"an object of type {kind} is no network: give a torch.nn.Module or a featviz.Subject.")
         if self.mean is None and self.std is None:
             return
-        checked = _checked(self.mean, self.std, None, "given with the subject")
+        checked = _checked(self.mean, self.std, None, GIVEN)
         object.__setattr__(self, "mean", checked.mean)  # plain floats in place of an array's or a tensor's
         object.__setattr__(self, "std", checked.std)
 
@@ -146,6 +148,28 @@ def remember_normalization(model: nn.Module, mean: Sequence[float], std: Sequenc
     object.__setattr__(model, _REMEMBERED, _checked(mean, std, None, source))
 
 
+def network_of(model: nn.Module | Subject) -> nn.Module:
+    """The network of a subject; where the subject brings mean and std, a copy that shares the weights and remembers them.
+
+    Raises:
+        ModelError: neither a network nor a subject, or a network that cannot be copied.
+    """
+    subject = as_subject(model)
+    if subject.mean is None or subject.std is None:
+        return subject.model
+    network = weight_sharing_copy(subject.model)
+    network.train(subject.model.training)
+    remember_normalization(network, subject.mean, subject.std, GIVEN)
+    return network
+
+
+def remember_normalization_of(network: nn.Module, other: nn.Module) -> None:
+    """Let a network that was made of another remember how the input of that one is normalized, where it is known."""
+    found = input_normalization(other)
+    if found.source != ASSUMED:
+        remember_normalization(network, found.mean, found.std, found.source)
+
+
 def input_channels(model: nn.Module | Subject, config: RenderConfig | None = None) -> int:
     """Channels of the images that a network takes.
 
@@ -197,7 +221,7 @@ def known_normalization(
     network = subject.model
     channels = input_channels(subject, config) if channels is None else channels
     if subject.mean is not None:
-        return _checked(subject.mean, subject.std, channels, "given with the subject")
+        return _checked(subject.mean, subject.std, channels, GIVEN)
     if config is not None and (config.mean is not None or config.std is not None):
         return _checked(config.mean, config.std, channels, "given with the call")
     remembered = getattr(network, _REMEMBERED, None)
@@ -214,32 +238,48 @@ def known_normalization(
     return None
 
 
+class InputNormalizer:
+    """Batches of data as each of some subjects is fed them; what the first batch is decides for all.
+
+    Images (batch, channels, h, w) in [0, 1] are normalized for each subject; subjects of one normalization get one tensor. A
+    first batch with values outside [0, 1] is taken for normalized already: the data are fed as they are, which is logged. So
+    are data that are no images (other than four axes, or integers other than uint8).
+
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> (fed,) = InputNormalizer([Subject(nn.Conv2d(3, 4, 3), mean=(0.5,) * 3, std=(0.5,) * 3)])(x)
+    >>> torch.allclose(fed, 2 * x - 1, atol=1e-6)
+    True
+    """
+
+    def __init__(self, subjects: Sequence[nn.Module | Subject]) -> None:
+        self._subjects = [as_subject(subject) for subject in subjects]
+        self._normalizations: list[Normalization] | None = None
+        self._decided = False
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each subject is fed, in the order of the subjects.
+
+        Raises:
+            DataError: images of uint8, or normalized already although the subjects differ in their normalization.
+            RenderError: as `input_normalization`.
+        """
+        if not self._decided:
+            self._normalizations, self._decided = _of_images(x, self._subjects), True
+        if self._normalizations is None:
+            return (x,) * len(self._subjects)
+        made: list[tuple[Normalization, Tensor]] = []
+        for normalization in self._normalizations:
+            if not any(normalization.same_values(other) for other, _ in made):
+                made.append((normalization, normalization(x)))
+        return tuple(next(fed for other, fed in made if other.same_values(own)) for own in self._normalizations)
+
+
 def normalized_inputs(
     data: Data, subjects: Sequence[nn.Module | Subject], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The batches of `data` on a device, each as every one of the subjects is fed it.
-
-    Images (batch, channels, h, w) whose first batch lies in [0, 1] are normalized for each subject; subjects of one
-    normalization get one tensor. A first batch with values outside [0, 1] is taken for normalized already: the data are fed as
-    they are, which is logged. So are data that are no images (other than four axes, or integers other than uint8).
-
-    Raises:
-        DataError: images of uint8, or normalized already although the subjects differ in their normalization.
-        RenderError: as `input_normalization`.
-    """
-    given = [as_subject(subject) for subject in subjects]
-    normalizations: list[Normalization] | None = None
-    for number, x in enumerate(inputs_of(data, device)):
-        if number == 0:
-            normalizations = _of_images(x, given)
-        if normalizations is None:
-            yield (x,) * len(given)
-            continue
-        made: list[tuple[Normalization, Tensor]] = []
-        for normalization in normalizations:
-            if not any(normalization.same_values(other) for other, _ in made):
-                made.append((normalization, normalization(x)))
-        yield tuple(next(fed for other, fed in made if other.same_values(own)) for own in normalizations)
+    """The batches of `data` on a device without labels, each as every subject is fed it; see `InputNormalizer`."""
+    normalizer = InputNormalizer(subjects)
+    return (normalizer(x) for x in inputs_of(data, device))
 
 
 def _of_images(x: Tensor, subjects: Sequence[Subject]) -> list[Normalization] | None:

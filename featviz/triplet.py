@@ -130,10 +130,10 @@ def render_unit_triplet(
     a, b = (_uncompiled(as_subject(model)) for model in (model_a, model_b))
     resolve_device(device, a.model)
     check_same_architecture(a.model, b.model)
-    alignment = _alignment(a.model, b.model, alignment, data, config)
+    alignment = _alignment(a, b, alignment, data, config)
     layer, rows = _units(alignment, layer, units)
     if merged is None:
-        merged = replace(a, model=merge(a.model, b.model, alignment, data=data))
+        merged = replace(a, model=merge(a, b, alignment, data=data))
     merged = _uncompiled(as_subject(merged))
     check_same_architecture(a.model, merged.model)
     mixed, indexer = isinstance(alignment, LinearAlignment), alignment.indexer
@@ -175,16 +175,16 @@ def _parents(match: UnitMatch | UnitMix) -> tuple[str, str, str]:
 
 
 def _alignment(
-    model_a: nn.Module, model_b: nn.Module, alignment: Alignment | None, data: Data | None, config: RenderConfig
+    a: Subject, b: Subject, alignment: Alignment | None, data: Data | None, config: RenderConfig
 ) -> Alignment:
     """The one given, once it is known to belong to the models, or a new one."""
     if alignment is not None:
-        alignment.check(model_a, model_b)
+        alignment.check(a.model, b.model)
         return alignment
-    first = next(model_a.parameters())
+    first = next(a.model.parameters())
     random = torch.Generator().manual_seed(config.seed)
-    example = torch.rand(1, input_channels(model_a, config), *config.input_hw, generator=random).to(first)
-    return align(model_a, model_b, example, "weights" if data is None else "activations", data)
+    example = torch.rand(1, input_channels(a, config), *config.input_hw, generator=random).to(first)
+    return align(a, b, example, "weights" if data is None else "activations", data)
 
 
 def _units(alignment: Alignment, layer: str, units: int | Sequence[int] | None) -> tuple[str, list[int]]:

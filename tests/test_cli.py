@@ -344,6 +344,16 @@ def test_images_of_any_number_of_channels_are_saved(here, tmp_path, channels, ba
     assert (tmp_path / "4.png").is_file()
 
 
+def test_each_network_of_a_pair_has_its_own_normalization(here, tmp_path):
+    own = ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--mean-b", "0.1,0.1,0.1"]
+    given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", str(tmp_path)]
+    assert main(["triplet", *PAIR, *FAST, *given, *own, "--units", "4:0"]) == 0
+    record = json.loads((tmp_path / "4.json").read_text())["normalization"]
+    assert [record[name]["mean"][0] for name in ("A", "B'", "merged")] == [0.5, 0.1, 0.5]
+    assert [record[name]["std"][0] for name in ("A", "B'", "merged")] == [0.2, 0.2, 0.2]
+    assert record["A"]["source"] == "given on the command line"
+
+
 def test_an_assumed_normalization_is_a_note(here, tmp_path, capsys):
     (here / "untold.py").write_text(
         NET.replace("nn.Sequential", "Untold") + "\nclass Untold(nn.Sequential):\n    pass\n"

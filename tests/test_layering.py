@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "model_checks": {"errors"},
     "isolation": {"errors"},
     "tensors": set(),
-    "subjects": BASE | {"data"},
+    "subjects": BASE | {"data", "isolation"},
     "moments": BASE,
     "normalization_check": TORCH,
     "zoo": {"errors", "checkpoints"},

@@ -66,14 +66,11 @@ def run(args: Namespace) -> None:
 def _check_normalization(args: Namespace, model: "nn.Module") -> list[str]:
     """A table of what the network says of each normalization of its input, and which fits best."""
     from featviz.cli import inputs
-    from featviz.config import RenderConfig
-    from featviz.normalization_check import best_normalization, candidate_normalizations, check_normalization
-    from featviz.subjects import Subject, input_channels
+    from featviz.normalization_check import best_normalization, check_normalization
 
-    subject = Subject(model, mean=args.mean, std=args.std)
-    channels = args.channels or input_channels(subject, RenderConfig(size=args.size))
-    data = inputs.plain_images(args, args.size, channels)
-    checks = check_normalization(subject, data, candidate_normalizations(subject, channels))
+    data = inputs.images(args, model, args.size)
+    assert data is not None
+    checks = check_normalization(model, data)
     used = next(iter(checks.values()))
     lines = [f"normalization of the input, on {used.images} images"]
     lines.append(f"  {'':12} {'mean':>19} {'std':>19} {'confidence':>10} {'right':>7} {'BatchNorm':>9}")

@@ -20,15 +20,29 @@ from featviz.model_checks import check_same_architecture
 from featviz.networks import build
 from featviz.pretrained import is_weights_name, load
 from featviz.rendering import layer_width, resolve_device, resolve_layer
-from featviz.subjects import input_channels, input_normalization
+from featviz.subjects import Subject, input_channels, input_normalization, remember_normalization
 
 
-def network(args: Namespace, source: str | Path | None) -> nn.Module:
+def network(args: Namespace, source: str | Path | None, of_b: bool = False) -> nn.Module:
     """A network on the device: published weights by name, or --arch with the weights of a file (None: fresh ones).
+
+    It remembers the normalization of --mean and --std, of --mean-b and --std-b with `of_b`, where they are given.
 
     Raises:
         ModelError: no --arch where one is needed; and what `featviz.load` raises.
+        RenderError: mean and std that are not usable.
     """
+    model = _loaded(args, source)
+    mean, std = (getattr(args, f"{name}_b", None) if of_b else None for name in ("mean", "std"))
+    mean, std = mean or args.mean, std or args.std
+    if mean is not None or std is not None:
+        subject = Subject(model, mean=mean, std=std)
+        input_normalization(subject, channels=args.channels or input_channels(model))
+        remember_normalization(model, subject.mean or (), subject.std or (), "given on the command line")
+    return model
+
+
+def _loaded(args: Namespace, source: str | Path | None) -> nn.Module:
     device = resolve_device(args.device)
     if source is None:
         if args.arch is None:
@@ -45,7 +59,7 @@ def network(args: Namespace, source: str | Path | None) -> nn.Module:
 
 def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
     """Networks A and B."""
-    model_a, model_b = network(args, args.a), network(args, args.b)
+    model_a, model_b = network(args, args.a), network(args, args.b, of_b=True)
     check_same_architecture(model_a, model_b)
     return model_a, model_b
 
@@ -53,7 +67,7 @@ def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
 def example_input(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> Tensor:
     """One image of the size and channels that the network takes, (1, channels, h, w)."""
     height, width = size if isinstance(size, tuple) else (size, size)
-    channels = args.channels or input_channels(model, _config(args, size))
+    channels = args.channels or input_channels(model, _config(size))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, channels, height, width, generator=generator).to(resolve_device(args.device))
 
@@ -65,18 +79,12 @@ def alignment(args: Namespace, model_a: nn.Module, model_b: nn.Module, size: int
     return load_alignment(args.alignment)
 
 
-def plain_images(args: Namespace, size: int | tuple[int, int], channels: int) -> ImageFolderBatches:
-    """The images of --data in [0, 1]."""
-    return ImageFolderBatches(args.data, size, channels=channels, batch=args.data_batch, limit=args.limit)
-
-
 def images(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches | None:
-    """The images of --data, normalised as the network wants them; None without --data."""
+    """The images of --data in [0, 1], with as many channels as the network takes; None without --data."""
     if args.data is None:
         return None
-    config = _config(args, size)
-    found = input_normalization(model, config, args.channels or input_channels(model, config))
-    return ImageFolderBatches(args.data, size, found.mean, found.std, batch=args.data_batch, limit=args.limit)
+    channels = args.channels or input_channels(model, _config(size))
+    return ImageFolderBatches(args.data, size, channels=channels, batch=args.data_batch, limit=args.limit)
 
 
 def labelled(args: Namespace, model: nn.Module, size: int | tuple[int, int]) -> ImageFolderBatches:
@@ -130,5 +138,5 @@ def say(text: str) -> None:
     print(f"featviz: {text}", file=sys.stderr)
 
 
-def _config(args: Namespace, size: int | tuple[int, int]) -> RenderConfig:
-    return RenderConfig(size=size, mean=args.mean, std=args.std)
+def _config(size: int | tuple[int, int]) -> RenderConfig:
+    return RenderConfig(size=size)

@@ -48,12 +48,12 @@ def add_rendering(parser: arguments.Parser, pair: bool = False) -> None:
 
 
 def render_config(args: Namespace) -> RenderConfig:
-    """The RenderConfig of the arguments.
+    """The RenderConfig of the arguments; mean and std come with each network.
 
     Raises:
         RenderError: a value is out of its range.
     """
-    given = {f.name: getattr(args, f.name) for f in fields(RenderConfig) if hasattr(args, f.name)}
+    given = {one.name: getattr(args, one.name) for one in fields(RenderConfig) if "help" in one.metadata}
     return replace(arguments.DEFAULTS.render, **given)
 
 

@@ -18,14 +18,15 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights, s
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching_methods import LINEAR, MatchingMethod, MethodOptions, function_of, resolve
 from featviz.model_checks import check_finite, check_same_architecture, digest
+from featviz.subjects import Subject, network_of
 from featviz.symmetry.discovery import permutation_groups
 
 log = logging.getLogger("featviz.matching")
 
 
 def align(
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     example_input: object,
     method: str | None = None,
     data: Data | None = None,
@@ -64,6 +65,7 @@ def align(
     """
     chosen, seed, own = resolve(method, seed, restarts, options)
     check_data(chosen, data)
+    model_a, model_b = network_of(model_a), network_of(model_b)
     check_same_architecture(model_a, model_b)
     for name, model in (("model A", model_a), ("model B", model_b)):
         check_finite(model, name)

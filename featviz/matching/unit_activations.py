@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.data import Data, device_of, inputs_of
+from featviz.data import Data, device_of
 from featviz.errors import AlignmentError
 from featviz.isolation import evaluation_mode
 from featviz.matching.problem import Progress
 from featviz.moments import Moments, Pairs
+from featviz.subjects import normalized_inputs
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
 from featviz.tensors import tensors_of
 
@@ -140,8 +141,8 @@ def measure_moments(
     with torch.inference_mode(), ExitStack() as stack:
         wanted = [(site.module, site.is_input) for found in sites.values() for site in found]
         observers = [stack.enter_context(Observer(model, wanted)) for model in models]
-        for x in inputs_of(data, devices[0]):
-            for model, device in zip(models, devices, strict=True):
+        for inputs in normalized_inputs(data, models, devices[0]):
+            for model, device, x in zip(models, devices, inputs, strict=True):
                 model(x.to(device))
             for group, found in sites.items():
                 for site, own in zip(found, moments[group], strict=True):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import featviz
 from featviz.config import RenderConfig
 from featviz.errors import DataError, ModelError, RenderError
 from featviz.subjects import (
@@ -16,6 +17,7 @@ from featviz.subjects import (
     as_subject,
     input_channels,
     input_normalization,
+    network_of,
     normalized_inputs,
     remember_normalization,
 )
@@ -132,3 +134,46 @@ def test_what_is_no_image_is_fed_as_it_is():
         assert next(normalized_inputs([x], [nn.Linear(10, 2)], CPU))[0] is x
     with pytest.raises(DataError, match="uint8"):
         next(normalized_inputs([torch.zeros(1, 3, 2, 2, dtype=torch.uint8)], [plain()], CPU))
+
+
+def test_a_network_remembers_what_its_subject_brings_and_shares_its_weights():
+    net = plain()
+    network = network_of(Subject(net, mean=(0.4,) * 3, std=(0.2,) * 3))
+    assert network.weight.data_ptr() == net.weight.data_ptr()
+    assert input_normalization(network).mean == (0.4,) * 3
+    assert input_normalization(copy.deepcopy(network)).mean == (0.4,) * 3
+    assert "assumed" in input_normalization(net).source
+    assert network_of(net) is net
+
+
+class Small(nn.Module):
+    """Unequal units and a BatchNorm, so that statistics and matches depend on how the input is normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def test_images_and_their_normalized_form_give_the_same_alignment_merge_and_accuracy():
+    """Networks of two normalizations, fed images in [0, 1]; and one that undoes the other's normalization in its weights."""
+    torch.manual_seed(0)
+    a = Small().eval()
+    other = copy.deepcopy(a)
+    with torch.no_grad():  # w (x - .2) / .5 of the other is w' (x - .5) / .25 of A
+        other.conv.bias += (other.conv.weight * ((0.2 - 0.5) / 0.25)).sum((1, 2, 3))
+        other.conv.weight *= 0.5 / 0.25
+    one, two = Subject(a, mean=(0.5,) * 3, std=(0.25,) * 3), Subject(other, mean=(0.2,) * 3, std=(0.5,) * 3)
+    data = [(torch.rand(64, 3, 8, 8), torch.randint(2, (64,)))]
+    alignment = featviz.align(one, two, data[0][0][:1], "activations", data)
+    assert all((perm == np.arange(len(perm))).all() for perm in alignment.permutations.values())
+    assert min(scores.min() for scores in alignment.scores.values()) > 0.999
+    assert featviz.evaluate(one, data)[0] == pytest.approx(featviz.evaluate(two, data)[0], rel=1e-5)
+    merged = featviz.merge(one, one.model, None, data=data)
+    normalized = featviz.merge(a, a, None, data=[(data[0][0] - 0.5) / 0.25])
+    assert input_normalization(merged).mean == (0.5,) * 3
+    torch.testing.assert_close(merged.norm.running_var, normalized.norm.running_var, rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="different ways"):
+        featviz.align(one, two, data[0][0][:1], "activations", [torch.randn(8, 3, 8, 8)])
