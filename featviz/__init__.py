@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from featviz.config import AlignConfig as AlignConfig
     from featviz.config import RenderConfig as RenderConfig
     from featviz.errors import FeatvizError as FeatvizError
+    from featviz.evidence.compare import compare as compare
+    from featviz.evidence.comparison import Comparison as Comparison
     from featviz.evidence.fate import fate as fate
     from featviz.evidence.fate import fate_of_parents as fate_of_parents
     from featviz.evidence.fates import Fates as Fates

@@ -201,6 +201,15 @@ def test_info_tells_which_normalization_fits(here, capsys):
     assert rows == ["in", "0.5,", "none"]
 
 
+def test_compare_prints_one_screen_and_writes_json(here, tmp_path, capsys):
+    out = tmp_path / "ab.json"
+    assert main(["compare", *PAIR, *SIZE, "--data", "data", "--data-batch", "6", "--json", str(out)]) == 0
+    shown = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert record["advice"][0] in " ".join(shown.split())
+    assert list(record["outcomes"]) == ["A", "B", "identity", "weights", "activations"]
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -57,9 +57,14 @@ def _loaded(args: Namespace, source: str | Path | None) -> nn.Module:
     return load(source, args.arch, key=args.key, arguments=dict(args.arch_args), say=say).to(device)
 
 
+def networks(args: Namespace) -> tuple[nn.Module, nn.Module]:
+    """Networks A and B, which may differ."""
+    return network(args, args.a), network(args, args.b, of_b=True)
+
+
 def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
-    """Networks A and B."""
-    model_a, model_b = network(args, args.a), network(args, args.b, of_b=True)
+    """Networks A and B, of one architecture."""
+    model_a, model_b = networks(args)
     check_same_architecture(model_a, model_b)
     return model_a, model_b
 
@@ -131,6 +136,13 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
             shown.update(done - shown.n)
 
         yield progress
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """What is done at present, on a terminal's stderr."""
+    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format="{desc} ({elapsed})") as shown:
+        yield shown.set_description_str
 
 
 def say(text: str) -> None:
