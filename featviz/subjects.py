@@ -163,13 +163,6 @@ def network_of(model: nn.Module | Subject) -> nn.Module:
     return network
 
 
-def remember_normalization_of(network: nn.Module, other: nn.Module) -> None:
-    """Let a network that was made of another remember how the input of that one is normalized, where it is known."""
-    found = input_normalization(other)
-    if found.source != ASSUMED:
-        remember_normalization(network, found.mean, found.std, found.source)
-
-
 def input_channels(model: nn.Module | Subject, config: RenderConfig | None = None) -> int:
     """Channels of the images that a network takes.
 
@@ -238,48 +231,32 @@ def known_normalization(
     return None
 
 
-class InputNormalizer:
-    """Batches of data as each of some subjects is fed them; what the first batch is decides for all.
-
-    Images (batch, channels, h, w) in [0, 1] are normalized for each subject; subjects of one normalization get one tensor. A
-    first batch with values outside [0, 1] is taken for normalized already: the data are fed as they are, which is logged. So
-    are data that are no images (other than four axes, or integers other than uint8).
-
-    >>> x = torch.rand(2, 3, 8, 8)
-    >>> (fed,) = InputNormalizer([Subject(nn.Conv2d(3, 4, 3), mean=(0.5,) * 3, std=(0.5,) * 3)])(x)
-    >>> torch.allclose(fed, 2 * x - 1, atol=1e-6)
-    True
-    """
-
-    def __init__(self, subjects: Sequence[nn.Module | Subject]) -> None:
-        self._subjects = [as_subject(subject) for subject in subjects]
-        self._normalizations: list[Normalization] | None = None
-        self._decided = False
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What each subject is fed, in the order of the subjects.
-
-        Raises:
-            DataError: images of uint8, or normalized already although the subjects differ in their normalization.
-            RenderError: as `input_normalization`.
-        """
-        if not self._decided:
-            self._normalizations, self._decided = _of_images(x, self._subjects), True
-        if self._normalizations is None:
-            return (x,) * len(self._subjects)
-        made: list[tuple[Normalization, Tensor]] = []
-        for normalization in self._normalizations:
-            if not any(normalization.same_values(other) for other, _ in made):
-                made.append((normalization, normalization(x)))
-        return tuple(next(fed for other, fed in made if other.same_values(own)) for own in self._normalizations)
-
-
 def normalized_inputs(
     data: Data, subjects: Sequence[nn.Module | Subject], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The batches of `data` on a device without labels, each as every subject is fed it; see `InputNormalizer`."""
-    normalizer = InputNormalizer(subjects)
-    return (normalizer(x) for x in inputs_of(data, device))
+    """The batches of `data` on a device, each as every one of the subjects is fed it.
+
+    Images (batch, channels, h, w) whose first batch lies in [0, 1] are normalized for each subject; subjects of one
+    normalization get one tensor. A first batch with values outside [0, 1] is taken for normalized already: the data are fed as
+    they are, which is logged. So are data that are no images (other than four axes, or integers other than uint8).
+
+    Raises:
+        DataError: images of uint8, or normalized already although the subjects differ in their normalization.
+        RenderError: as `input_normalization`.
+    """
+    given = [as_subject(subject) for subject in subjects]
+    normalizations: list[Normalization] | None = None
+    for number, x in enumerate(inputs_of(data, device)):
+        if number == 0:
+            normalizations = _of_images(x, given)
+        if normalizations is None:
+            yield (x,) * len(given)
+            continue
+        made: list[tuple[Normalization, Tensor]] = []
+        for normalization in normalizations:
+            if not any(normalization.same_values(other) for other, _ in made):
+                made.append((normalization, normalization(x)))
+        yield tuple(next(fed for other, fed in made if other.same_values(own)) for own in normalizations)
 
 
 def _of_images(x: Tensor, subjects: Sequence[Subject]) -> list[Normalization] | None:

@@ -133,7 +133,7 @@ def render_unit_triplet(
     alignment = _alignment(a, b, alignment, data, config)
     layer, rows = _units(alignment, layer, units)
     if merged is None:
-        merged = replace(a, model=merge(a, b, alignment, data=data))
+        merged = merge(a, b, alignment, data=data)
     merged = _uncompiled(as_subject(merged))
     check_same_architecture(a.model, merged.model)
     mixed, indexer = isinstance(alignment, LinearAlignment), alignment.indexer
