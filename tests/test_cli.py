@@ -412,7 +412,7 @@ MISTAKES = {
     "no spec": ([*TRIPLET, "--units", "4:x"], ["'x'", "0-15"]),
     "unit out of range": ([*TRIPLET, "--units", "4:0,6"], ["4", "unit 6", "0 to 5"]),
     "range in a second layer": ([*TRIPLET, "--units", "4:0", "--units", "8:2"], ["8", "unit 2", "0 to 1"]),
-    "image too small": ([*swap(TRIPLET, **{"16": "3"}), "--units", "4:0"], ["3 x 3", "larger size"]),
+    "image too small": ([*swap(TRIPLET, **{"16": "3"}), "--units", "4:0"], ["3 x 3", "size=6"]),
     "steps out of range": ([*TRIPLET, "--units", "4:0", "--steps", "-1"], ["steps is -1", "0"]),
     "unknown precision": ([*TRIPLET, "--units", "4:0", "--precision", "half"], ["'half'", "bfloat16"]),
     "data without size": ([*TRIPLET, "--units", "4:0", "--data", "data"], ["--data-size"]),
