@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +15,15 @@ from featviz.rendering import (
     FeatureExtractor,
     Renderings,
     channel,
-    layer_width,
     ordinary_modes,
     resolve_device,
     resolve_layer,
     uncompiled,
+    unit_counts,
     warn_of_dead_units,
 )
 from featviz.rendering.together import cross_scores, render_together
-from featviz.subjects import Subject, Subjects, common_channels, input_normalization, named_subjects
+from featviz.subjects import Subjects, common_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
 
 OwnUnits = Mapping[str, Sequence[int | None]]
@@ -57,6 +58,7 @@ def render_panel(
     device: torch.device | str | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    inputs: Sequence[Any] = (),
 ) -> Panel:
     """Render units of a layer in any number of networks, each row from one random start.
 
@@ -81,6 +83,7 @@ def render_panel(
         transform: images in [0, 1] -> what the networks are fed, in place of the warps (a kornia pipeline, for example);
             its randomness is its own, and then not shared by the subjects.
         progress: called with (steps done, steps to do) over all subjects.
+        inputs: what every network takes after the images, as for `render`.
 
     Raises:
         UnitError: a layer or unit that a subject does not have. ModelError: NaN in a network.
@@ -96,8 +99,9 @@ def render_panel(
     normalizations = {name: input_normalization(subject, config) for name, subject in named.items()}
     common_channels(named, config)
     configs = {name: replace(config, mean=own.mean, std=own.std) for name, own in normalizations.items()}
-    asked = _asked(named, layer, units, own_units or {}, axis, configs, place)
-    renderings, cross = _render_together(named, asked, configs, place, transform, progress)
+    networks = {name: FeatureExtractor(subject, (), configs[name], place, inputs) for name, subject in named.items()}
+    asked = _asked(networks, layer, units, own_units or {}, axis)
+    renderings, cross = _render_together(networks, asked, transform, progress)
     panel = Panel(
         asked.layer,
         tuple(asked.units),
@@ -113,16 +117,14 @@ def render_panel(
 
 
 def _asked(
-    subjects: Mapping[str, Subject],
+    subjects: Mapping[str, FeatureExtractor],
     layer: str,
     units: int | Sequence[int] | None,
     own_units: OwnUnits,
     axis: int | None,
-    configs: Mapping[str, RenderConfig],
-    device: torch.device,
 ) -> _Asked:
     """The layer and its units, all known to exist in every subject."""
-    first = next(iter(subjects.values())).model
+    first = next(iter(subjects.values())).net
     if units is None and layer not in dict(first.named_modules(remove_duplicate=False)):
         spec = parse_units(layer)
         layer, units = spec.layer, spec.channels
@@ -132,8 +134,8 @@ def _asked(
             raise UnitError(f"own_units names {name!r}, which is no subject: use {', '.join(subjects)}.")
     widths, axes = {}, {}
     for name, subject in subjects.items():
-        resolved = resolve_layer(subject.model, layer)
-        widths[name], axes[name] = layer_width(subject.model, resolved, configs[name], device, axis)
+        resolved = resolve_layer(subject.net, layer)
+        widths[name], axes[name] = unit_counts(subject, [resolved], axis)[resolved]
     rows = range(min(widths.values())) if units is None else [units] if isinstance(units, int) else units
     rows = [int(unit) for unit in rows]
     if not rows:
@@ -153,10 +155,8 @@ def _asked(
 
 
 def _render_together(
-    subjects: Mapping[str, Subject],
+    subjects: Mapping[str, FeatureExtractor],
     asked: _Asked,
-    configs: Mapping[str, RenderConfig],
-    device: torch.device,
     transform: Callable[[Tensor], Tensor] | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Renderings], Tensor]:
@@ -165,7 +165,7 @@ def _render_together(
     keys = [(asked.layer, unit) for unit in asked.units]
     extractors = {
         name: (
-            FeatureExtractor(subject, (asked.layer,), configs[name], device),
+            subject.for_layers((asked.layer,)),
             channel(asked.layer, asked.shown(name), asked.axes[name]),
         )
         for name, subject in subjects.items()

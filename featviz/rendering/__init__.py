@@ -28,7 +28,7 @@ from featviz.rendering.objectives import (
 from featviz.rendering.optimize.loop import ascend, has_gradient, score_images
 from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
-from featviz.rendering.render import layer_width, render, resolve_device
+from featviz.rendering.render import layer_width, render, resolve_device, unit_counts
 from featviz.rendering.robustness.warps import warp
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "seeded_starts",
     "starts_with_gradient",
     "uncompiled",
+    "unit_counts",
     "warn_of_dead_units",
     "warp",
 ]

@@ -311,6 +311,12 @@ def test_further_inputs_are_given_once_for_all_images():
     assert len(found) == 4
 
 
+def test_a_panels_networks_get_the_further_inputs_too():
+    model, mask = seeded(Masked), torch.rand(1, 4, 14, 14)
+    panel = featviz.render_panel({"A": model, "B": model}, "conv", [0, 1], config=CONFIG, inputs=(mask, 2.0))
+    torch.testing.assert_close(panel.renderings["A"].images, panel.renderings["B"].images)
+
+
 class Call(nn.Module):
     def __init__(self, model: nn.Module, *inputs: object) -> None:
         super().__init__()

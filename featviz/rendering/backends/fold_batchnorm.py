@@ -62,8 +62,8 @@ def _identity(input: Tensor) -> Tensor:
 def foldable(net: nn.Module, run: Callable[[], object], keep: set[str]) -> dict[str, str]:
     """Convolutions whose output one BatchNorm reads and nothing else: name -> name of the norm.
 
-    Nothing else may read their weights either (an autoencoder with tied weights). A network that looks at values has none: on
-    other images it may take another norm.
+    Nothing else may read their weights either (an autoencoder with tied weights). A network that decides by values may take
+    another norm on other images; it cannot be traced.
     """
     calls: Counter[str] = Counter()
     outputs: dict[int, str] = {}
@@ -71,14 +71,11 @@ def foldable(net: nn.Module, run: Callable[[], object], keep: set[str]) -> dict[
     pairs: dict[str, str] = {}
     weights = {id(t) for t in (*net.parameters(), *net.buffers())}
     uses: Counter[int] = Counter()
-    looks = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             numbers = (id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
             uses.update(number for number in numbers if number in outputs or number in weights)
-            if func is torch.ops.aten._local_scalar_dense.default:
-                looks.append(func)
             return func(*args, **(kwargs or {}))
 
     def alone(name: str) -> bool:
@@ -116,7 +113,7 @@ def foldable(net: nn.Module, run: Callable[[], object], keep: set[str]) -> dict[
     finally:
         for handle in handles:
             handle.remove()
-    once = {name for number, name in outputs.items() if uses[number] == 1 and not looks}
+    once = {name for number, name in outputs.items() if uses[number] == 1}
     return {conv: norm for conv, norm in pairs.items() if conv in once and alone(conv) and alone(norm)}
 
 
