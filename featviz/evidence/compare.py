@@ -79,7 +79,8 @@ def compare(
     except (ModelError, AlignmentError) as error:
         return Comparison(**structure, measure=measure, scores={}, groups=(), outcomes={}, refused=str(error))
     outcomes, repair = {}, "none"
-    if data is not None and second is not None and _labelled(data, a, b):
+    differ = bool(structure["only_a"] or structure["only_b"] or structure["other_shapes"])
+    if data is not None and second is not None and not differ and _labelled(data, a, b):
         repair = "batchnorm" if has_batchnorm(a) else "repair"
         say("measuring averages")
         outcomes = _outcomes(a, b, alignments, cast("Data", first), second if second.any() else data)

@@ -72,6 +72,11 @@ class Comparison:
         return "shared" if self.cosine >= SHARED else "apart"
 
     @property
+    def differ(self) -> bool:
+        """Whether one network has tensors that the other has not, or of another shape."""
+        return bool(self.only_a or self.only_b or self.other_shapes)
+
+    @property
     def method(self) -> str | None:
         """The method that fits: the best score, "identity" where nothing beats it; None: none beats chance."""
         found = {name: score for name, score in self.scores.items() if name != "chance"}
@@ -105,6 +110,10 @@ class Comparison:
 
     def _expectation(self) -> str:
         merges = {name: outcome for name, outcome in self.outcomes.items() if name not in ("A", "B")}
+        if not merges and self.differ:
+            return (
+                "What a merge loses was not measured, since parts of the networks differ: merge(..., head=...) chooses."
+            )
         if not merges:
             return "What a merge loses was not measured: give labelled images."
         best = max(merges, key=lambda name: merges[name].accuracy)
