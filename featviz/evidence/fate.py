@@ -5,7 +5,6 @@ parents in one basis, their merge, images -> `Fates`: agreement, fidelity, ident
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from featviz.data import Data
 from featviz.errors import AlignmentError, ModelError
 from featviz.evidence.agreement import layer_figures, layer_pairs, unmatched_agreement
+from featviz.evidence.exemplars import ExemplarCollector
 from featviz.evidence.fates import Fates, LayerFates
 from featviz.evidence.fold_sums import Floats, FoldMoments, FoldSums, correlation
 from featviz.evidence.layer_names import measurable_layers
@@ -40,6 +40,7 @@ def fate(
     weight: float = 0.5,
     controls: bool | Mapping[str, nn.Module] = True,
     repair: str = "auto",
+    exemplars: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -66,6 +67,7 @@ def fate(
         controls: whether two more averages of the parents are made and measured: without an alignment, and with a random one;
             or such networks by the names "unaligned" and "random".
         repair: of the two, as in `featviz.merge`; give what `merged` got.
+        exemplars: of each unit of the parents and of merged, found in the same pass: `Fates.exemplars`.
         resamples: of the images, from which the verdicts' confidence comes.
         level: share of resamples that must repeat a verdict; it is "undecided" otherwise.
         seed: of the resamples and of the random alignment.
@@ -103,7 +105,7 @@ def fate(
         },
         alignment.method,
     )  # fmt: skip
-    return _measured(asked, data, resamples, level, seed, memory, progress)
+    return _measured(asked, data, exemplars, resamples, level, seed, memory, progress)
 
 
 def fate_of_parents(
@@ -114,6 +116,7 @@ def fate_of_parents(
     data: Data,
     shares: Sequence[float] | None = None,
     controls: Mapping[str, nn.Module] | None = None,
+    exemplars: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -147,7 +150,7 @@ def fate_of_parents(
         {},
         "none",
     )
-    return _measured(asked, data, resamples, level, seed, memory, progress)
+    return _measured(asked, data, exemplars, resamples, level, seed, memory, progress)
 
 
 @dataclass(frozen=True)
@@ -166,22 +169,36 @@ class _Asked:
 
 
 def _measured(
-    asked: _Asked, data: Data, resamples: int, level: float, seed: int, memory: int | None, progress: Progress
+    asked: _Asked,
+    data: Data,
+    exemplars: int,
+    resamples: int,
+    level: float,
+    seed: int,
+    memory: int | None,
+    progress: Progress,
 ) -> Fates:
     count = len(asked.parents)
     paired = [(0, count + 1 + number) for number in range(len(asked.controls))]
     moments = {layer: FoldMoments(paired, layer_pairs(count)) for layer in asked.layers}
     subjects = {**asked.parents, MERGED: asked.merged, **asked.controls}
-    take = partial(_take, asked, moments)
+    best = ExemplarCollector([*asked.parents, MERGED], exemplars) if exemplars else None
+
+    def take(chunk: LayerChunk) -> None:
+        if best is not None:
+            best.take(chunk)
+        _add_moments(asked, moments, chunk)
+
     report = layer_pass(subjects, asked.layers, data, take, memory=memory, progress=progress)
     if report.images < FOLDS:
         raise AlignmentError(f"{report.images} images are too few to measure fates on: give 20 or more, better 1,000.")
     fates = [_layer_fates(asked, layer, moments.pop(layer).sums(), resamples, level, seed) for layer in asked.layers]
     parents = tuple(asked.parents)
-    return Fates(tuple(fates), parents, report.images, report.chunk_bytes, asked.method, resamples, level, seed)
+    tops = None if best is None else best.result(subjects, report, data)
+    return Fates(tuple(fates), parents, report.images, report.chunk_bytes, asked.method, resamples, level, seed, tops)
 
 
-def _take(asked: _Asked, moments: Mapping[str, FoldMoments], chunk: LayerChunk) -> None:
+def _add_moments(asked: _Asked, moments: Mapping[str, FoldMoments], chunk: LayerChunk) -> None:
     """Samples (fold, sample, unit) of parents, merged and controls; of parents the units that the merged ones are made of."""
     sets = [values.flatten(2).mT for values in chunk.values.values()]
     for number, matrix in enumerate(asked.rows.get(chunk.layer, ())):
@@ -236,7 +253,7 @@ def _control_networks(
     images = data if repair != "none" else None
     made = {}
     for name, other in zip(CONTROLS, (b.model, permute_module(b.model, alignment.groups, perms)), strict=True):
-        made[name] = _with_model(a, merge(a.model, other, None, weight=weight, repair=repair, data=images))
+        made[name] = as_subject(merge(a, _with_model(b, other), None, weight=weight, repair=repair, data=images), name)
     return made
 
 

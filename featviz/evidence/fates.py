@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from featviz.errors import OutputError, UnitError, near_names
 from featviz.evidence.agreement import LayerFigures
+from featviz.evidence.exemplars import Exemplars
 from featviz.evidence.fold_sums import Floats
 from featviz.evidence.verdicts import Verdicts, verdict_names
 from featviz.files import write_atomically
@@ -120,6 +121,7 @@ class Fates:
     """What became of the units of several layers of a merged network; `fates["layer3.1.bn1"]` is one layer's.
 
     parents: names of the parents. images: how many were measured. chunk_bytes: of layer outputs that were held at once.
+    exemplars: of the parents and of merged, where they were asked for.
     method: of the alignment. resamples, level, seed: of the verdicts' confidence.
     """
 
@@ -131,6 +133,7 @@ class Fates:
     resamples: int
     level: float
     seed: int
+    exemplars: Exemplars | None = None
 
     def __iter__(self) -> Iterator[LayerFates]:
         return iter(self.layers)

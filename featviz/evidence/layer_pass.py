@@ -56,10 +56,16 @@ class LayerChunk:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What a pass saw and held: number of images, and the bytes of layer outputs held at once."""
+    """What a pass saw and held.
+
+    images: how many. chunk_bytes: of the layer outputs that were held at once. fingerprints: (image,) a number of every image
+    by which it is known again. image_shape: (channels, h, w) of the first.
+    """
 
     images: int
     chunk_bytes: int
+    fingerprints: Tensor
+    image_shape: tuple[int, ...]
 
 
 @ordinary_modes
@@ -114,7 +120,13 @@ def layer_pass(
                 progress(done, 0)
     if not done:
         raise DataError("there is no data to measure on: `data` yielded no batch (a generator serves only once).")
-    return PassReport(done, chunk_bytes)
+    return PassReport(done, chunk_bytes, torch.cat(regrouped.fingerprints), regrouped.image_shape)
+
+
+def fingerprint(images: Tensor) -> Tensor:
+    """(image,) float64: a weighted sum of the values of each image, by which it is known again."""
+    flat = images.detach().flatten(1).double()
+    return flat @ torch.linspace(1, 2, flat.shape[1], dtype=torch.float64, device=flat.device)
 
 
 class _Regrouped:
@@ -122,18 +134,23 @@ class _Regrouped:
 
     Attributes:
         step: how many images the next batch has at most. labels: those of the current batch, or None.
+        fingerprints: of all images so far, batch by batch. image_shape: of the first one.
     """
 
     def __init__(self, data: Data, folds: int) -> None:
         self._data, self._folds = data, folds
         self.step = folds
         self.labels: Tensor | None = None
+        self.fingerprints: list[Tensor] = []
+        self.image_shape: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         images: Tensor | None = None
         labels: Tensor | None = None
         for batch in self._data:
-            x, y = _parts(batch)
+            x, y = parts_of(batch)
+            self.image_shape = self.image_shape or tuple(x.shape[1:])
+            self.fingerprints.append(fingerprint(x).cpu())
             images = x if images is None else torch.cat([images, x.to(images.device)])
             labels = y if labels is None or y is None else torch.cat([labels, y])
             while len(images) >= self._folds:
@@ -146,7 +163,7 @@ class _Regrouped:
             yield images
 
 
-def _parts(batch: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def parts_of(batch: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, Tensor | None]:
     """The images of a batch, and their labels where they have one each."""
     if isinstance(batch, Tensor):
         return batch, None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featviz.errors import AlignmentError, ModelError, OutputError, UnitError
+from featviz.evidence.exemplars import exemplars
 from featviz.evidence.fate import fate, fate_of_parents
 from featviz.matching.align import align
 from featviz.merging.merge import merge
@@ -277,3 +278,21 @@ def test_bad_input_gives_one_true_sentence():
         merged.bn2.bias[3] = torch.nan
     with pytest.raises(ModelError, match="bn2 is not finite"):
         fate(a, b, alignment, merged, "bn2", data=[images(40)], controls=False)
+
+
+def test_exemplars_come_from_the_same_pass():
+    a, b, alignment, merged = pair(TinyResNet)
+    x, passes = images(40), []
+
+    class Counted(list):
+        def __iter__(self):
+            passes.append(1)
+            return super().__iter__()
+
+    fates = fate(a, b, alignment, merged, "bn2", data=Counted([x]), controls=False, resamples=10, exemplars=3)
+    assert len(passes) == 1
+    assert fates.exemplars is not None
+    alone = exemplars({"A": a, "B'": alignment.permute(b), "merged": merged}, "bn2", [x], k=3)
+    for name in ("A", "B'", "merged"):
+        for unit in range(8):
+            assert fates.exemplars.found("bn2", unit, name) == alone.found("bn2", unit, name)
