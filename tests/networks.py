@@ -1,12 +1,11 @@
 """The smallest networks that can show a fault, and how the tests permute them."""
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featviz.isolation import copy_of
 from featviz.symmetry import permute
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.groups import PermutationGroups
@@ -42,7 +41,7 @@ def planted(model: nn.Module, example: Tensor, seed: int = 0, noise: float = 0.0
 def relative_difference(one: nn.Module, other: nn.Module, x: Tensor) -> float:
     """In float64, over the largest output."""
     with torch.no_grad():
-        y, z = (copy.deepcopy(m).double().eval()(x.double()) for m in (one, other))
+        y, z = (copy_of(m).double().eval()(x.double()) for m in (one, other))
     return float((y - z).abs().max() / y.abs().max())
 
 

@@ -3,6 +3,8 @@
 network, example input -> `PermutationGroups`, exact or refused.
 """
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -11,24 +13,34 @@ from featviz.isolation import copy_of
 from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
-from featviz.symmetry.verification import verified
+from featviz.symmetry.trace import Trace
+from featviz.symmetry.verification import is_random, verified
 from featviz.tensors import tensors_of
 
+log = logging.getLogger("featviz.symmetry")
 
-def permutation_groups(model: nn.Module, example_input: object, *, verify: bool = True) -> PermutationGroups:
+
+def permutation_groups(
+    model: nn.Module, example_input: object, *, verify: bool = True, free_outputs: bool = False
+) -> PermutationGroups:
     """Find every group of units that can be permuted without changing the network's function.
+
+    A network of which no unit may be permuted is logged as a warning, with the reasons.
 
     Args:
         model: any feed-forward network that runs on `example_input`; it is left as it was.
         example_input: a batch (one example is enough and fastest), or a tuple of arguments.
         verify: try one random permutation in float64 with random norm statistics; a group that changes the output is
             left out and reported in `pinned`.
+        free_outputs: the order of the output's channels does not matter, as where the network is the first part of
+            another: its last layer may be permuted, and the output with it. Otherwise what is returned is pinned.
 
     Raises:
-        ModelError: the network does not run on the example input, or returns no tensor.
+        ModelError: the network does not run on the example input, returns no tensor, or (with `verify`) computes
+            something else each time it runs.
     """
     try:
-        trace = propagate(*private_copy(model, example_input, torch.float32))
+        trace = propagate(*private_copy(model, example_input, torch.float32), free_outputs)
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -39,7 +51,28 @@ def permutation_groups(model: nn.Module, example_input: object, *, verify: bool 
             "give an example_input of the shape that the network expects."
         ) from error
     found = groups_of(trace)
-    return verified(*private_copy(model, example_input, torch.float64), found) if verify else found
+    if verify:
+        trial, inputs = private_copy(model, example_input, torch.float64)
+        if trace.random or not found.groups:
+            _refuse_random(trial, inputs, trace)
+        before, found = found, verified(trial, inputs, found)
+        if len(found) < len(before):
+            _refuse_random(trial, inputs, trace)
+    if not found.free_units:
+        reasons = "; ".join(list(dict.fromkeys(pin.reason for pin in found.pinned))[:3])
+        log.warning("no unit of this network may be permuted%s", f" ({reasons})" if reasons else "")
+    return found
+
+
+def _refuse_random(model: nn.Module, inputs: tuple, trace: Trace) -> None:
+    """Raise ModelError where the network's output differs from run to run."""
+    if is_random(model, inputs):
+        operator, module = next(iter(trace.random.items()), ("", ""))
+        where = f" ({operator} in {module or 'the network'})" if operator else ""
+        raise ModelError(
+            f"the network computes something else each time it runs{where}: "
+            "turn its randomness off in eval mode, as by F.dropout(x, training=self.training)."
+        )
 
 
 def private_copy(model: nn.Module, example_input: object, dtype: torch.dtype) -> tuple[nn.Module, tuple]:

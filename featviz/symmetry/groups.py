@@ -53,13 +53,14 @@ class Group:
 @dataclass(frozen=True)
 class LayerUnits:
     """The units along axis `axis` of one module's tensor: unit u is element `element[u]` of group number `group[u]`; -1
-    where it may not move.
+    where it may not move. `reason` says why (the first of) those may not; it is "" where it is not known, or none is.
     """
 
     width: int
     axis: int
     group: Index
     element: Index
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class PermutationGroups:
         reads: module name -> the units of its first input.
         pinned: parameter axes with indices that may not be permuted.
         unknown: operator without a rule -> the module where it first occurred.
+        outputs: the units of each tensor that the network returns (`free_outputs`); None where they are not along one
+        axis.
     """
 
     groups: tuple[Group, ...]
@@ -88,6 +91,7 @@ class PermutationGroups:
     reads: Mapping[str, LayerUnits]
     pinned: tuple[Pinned, ...]
     unknown: Mapping[str, str]
+    outputs: tuple[LayerUnits | None, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -112,20 +116,23 @@ class PermutationGroups:
         """Group name -> number of units."""
         return {group.name: group.size for group in self.groups}
 
-    def keeping(self, numbers: Sequence[int]) -> "PermutationGroups":
-        """The groups of these numbers alone; units of the others may not be permuted."""
+    def keeping(self, numbers: Sequence[int], reason: str) -> "PermutationGroups":
+        """The groups of these numbers alone; units of the others may not be permuted, for this reason."""
         renumbered = np.full(len(self.groups) + 1, -1, dtype=np.int64)
         renumbered[list(numbers)] = np.arange(len(numbers))
 
         def of(units: LayerUnits) -> LayerUnits:
             group = renumbered[units.group]
-            return replace(units, group=group, element=np.where(group < 0, -1, units.element))
+            lost = reason if ((group < 0) & (units.group >= 0)).any() else ""
+            element = np.where(group < 0, -1, units.element)
+            return replace(units, group=group, element=element, reason=units.reason or lost)
 
         return replace(
             self,
             groups=tuple(self.groups[number] for number in numbers),
             layers={name: of(units) for name, units in self.layers.items()},
             reads={name: of(units) for name, units in self.reads.items()},
+            outputs=tuple(of(units) if units else None for units in self.outputs),
         )
 
     def modules(self, group: str) -> list[str]:

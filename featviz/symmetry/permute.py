@@ -3,14 +3,14 @@
 The one convention: `B'[i] = B[perm[i]]`: `perm[i]` is the unit of B that becomes unit i of B'.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from featviz.isolation import copy_of
-from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
+from featviz.symmetry.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups
 from featviz.tensors import named_tensors
 
 AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
@@ -84,6 +84,26 @@ def gather(tensor: Tensor, parameter: str, indices: AxisIndex) -> Tensor:
             within = within.repeat_interleave(rows // blocks, 0).view(rows, columns, *(1,) * (tensor.dim() - 2))
             tensor = tensor.take_along_dim(within, 1)
     return tensor
+
+
+def layer_permutation(units: LayerUnits, groups: Sequence[Group], perms: Mapping[str, Index]) -> Index:
+    """Where each unit of a layer comes from, (width,): unit u of the permuted network is unit `result[u]` of the
+    network.
+
+    Args:
+        groups: all groups of the network, as `units.group` counts them.
+        perms: the permutation of each group by its name; a group without one stays as it is.
+    """
+    result = np.arange(units.width)
+    for number in np.unique(units.group[units.group >= 0]).tolist():
+        perm = perms.get(groups[number].name)
+        at = np.flatnonzero(units.group == number)
+        elements = np.unique(units.element[at])
+        if perm is None or not np.isin(perm[elements], elements).all():
+            continue
+        at = at[np.argsort(units.element[at], kind="stable")].reshape(len(elements), -1)
+        result[at] = at[np.searchsorted(elements, perm[elements])]
+    return result
 
 
 def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str, Index]) -> nn.Module:

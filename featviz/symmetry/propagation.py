@@ -6,6 +6,8 @@ blocks, and the ids of every module's input and output. `unit_tracer.py` explain
 Why this is sound: an operator without a rule pins every unit that it sees.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,8 +16,9 @@ from featviz.errors import ModelError
 from featviz.isolation import without_attention_fastpath
 from featviz.symmetry.inplace import written_in_place
 from featviz.symmetry.rules import rule_of
+from featviz.symmetry.rules.recurrent import Recurrent, recurrent
 from featviz.symmetry.rules.registry import Call
-from featviz.symmetry.trace import ModuleTensor, Trace
+from featviz.symmetry.trace import OUTPUT, ModuleTensor, Trace
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
 from featviz.tensors import tensors_of
 
@@ -26,14 +29,17 @@ class Propagation(TorchDispatchMode):
     def __init__(self, tracer: UnitTracer) -> None:
         super().__init__()
         self.tracer = tracer
+        self.paused = False  # while a module runs that has a rule as a whole
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tracer, call = self.tracer, Call(func, args, kwargs or {})
         constant = all(tracer.is_constant(tensor) for tensor in call.inputs)
         call.out = func(*args, **call.kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            tracer.trace.random.setdefault(str(func), tracer.module)
         for tensor in call.outputs:
             tracer.mark_constant(tensor, constant)
-        if not constant:
+        if not constant and not self.paused:
             self._apply(call)
         return call.out
 
@@ -54,29 +60,38 @@ class Propagation(TorchDispatchMode):
             written_in_place(tracer, written, uniform=all(tracer.is_constant(tensor) for tensor in others))
 
 
-def propagate(model: nn.Module, inputs: tuple) -> Trace:
+def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Trace:
     """Run `model` (on the CPU, in eval mode) once and record the unit ids of every named module's input and output.
 
-    The model may change: give a private copy.
+    Args:
+        model: a private copy, which may change.
+        inputs: the arguments of its forward.
+        free_outputs: leave the channels of the network's outputs free.
 
     Raises:
         ModelError: the network returns no tensor.
     """
     tracer = UnitTracer(model)
-    _record_modules(model, tracer)
+    propagation = Propagation(tracer)
+    _record_modules(model, propagation)
     kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with torch.no_grad(), without_attention_fastpath(), kernel, Propagation(tracer):
+    with torch.no_grad(), without_attention_fastpath(), kernel, propagation:
         output = model(*inputs)
     outputs = tensors_of(output)
     if not outputs:
         raise ModelError(f"the network returned {type(output).__name__}, without a tensor: featviz cannot trace it.")
     for tensor in outputs:
-        tracer.pin(tracer.ids_of(tensor), "the network's output")
+        result, ids = _module_tensor(tracer, model, tensor), tracer.ids_of(tensor)
+        free = [one for one in ids if axes_of(one) == {result.channel_axis}] if free_outputs else []
+        free = free if len(free) == 1 else []
+        tracer.pin([one for one in ids if not any(one is other for other in free)], OUTPUT)
+        tracer.trace.results.append(replace(result, ids=tuple(free)))
     return tracer.trace
 
 
-def _record_modules(model: nn.Module, tracer: UnitTracer) -> None:
+def _record_modules(model: nn.Module, propagation: Propagation) -> None:
     """Hooks that keep the ids of every module's first input and first output, at its first call."""
+    tracer = propagation.tracer
     running: list[str] = []
 
     def entering(name: str):
@@ -85,11 +100,15 @@ def _record_modules(model: nn.Module, tracer: UnitTracer) -> None:
             tracer.module = name
             for tensor in tensors_of((args, kwargs))[:1]:
                 tracer.trace.inputs.setdefault(name, _module_tensor(tracer, module, tensor))
+            propagation.paused = isinstance(module, Recurrent)
 
         return hook
 
     def leaving(name: str):
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            if isinstance(module, Recurrent):
+                propagation.paused = False
+                recurrent(tracer, module, (*args, *kwargs.values()), output)
             running.pop()
             tracer.module = running[-1] if running else ""
             for tensor in tensors_of(output)[:1]:
@@ -98,9 +117,9 @@ def _record_modules(model: nn.Module, tracer: UnitTracer) -> None:
         return hook
 
     for name, module in model.named_modules():
-        if name:
+        if name and "parametrizations" not in name.split("."):
             module.register_forward_pre_hook(entering(name), with_kwargs=True)
-            module.register_forward_hook(leaving(name))
+            module.register_forward_hook(leaving(name), with_kwargs=True)
 
 
 def _module_tensor(tracer: UnitTracer, module: nn.Module, tensor: Tensor) -> ModuleTensor:

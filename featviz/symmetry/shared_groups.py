@@ -62,6 +62,7 @@ def shared_groups(
     example_input_b: object = None,
     shared: Mapping[str, str] | None = None,
     verify: bool = True,
+    free_outputs: bool = False,
 ) -> SharedGroups:
     """Find the groups of units that may be permuted in both networks alike.
 
@@ -70,7 +71,7 @@ def shared_groups(
         example_input: a batch (one example is enough), or a tuple of arguments, for both networks.
         example_input_b: the same for B, where B takes another.
         shared: A's name -> B's name of the tensors (parameters and buffers) that are matched; by default
-        `shared_names`. verify: as in `permutation_groups`, for both networks together.
+        `shared_names`. verify, free_outputs: as in `permutation_groups`, for both networks together.
 
     Raises:
         ModelError: the networks have no tensor in common, or one does not run on its example input.
@@ -86,7 +87,8 @@ def shared_groups(
     inputs = [x if isinstance(x, tuple) else (x,) for x in (example_input, example_input_b)]
     both = _Both(copy_of(model_a), copy_of(model_b))
     _share(both.a, both.b, shared)
-    found = permutation_groups(both, (inputs[0], inputs[0] if example_input_b is None else inputs[1]), verify=verify)
+    inputs[1] = inputs[0] if example_input_b is None else inputs[1]
+    found = permutation_groups(both, tuple(inputs), verify=verify, free_outputs=free_outputs)
     private_b = {f"b.{name}": name for name in names_b if name not in shared.values()}
     tensors_a = {f"a.{name}": name for name in names_a}
     tensors_b = {f"a.{name}": other for name, other in shared.items()} | private_b
@@ -174,7 +176,7 @@ def _side(found: PermutationGroups, kept: list[int], prefix: str, tensors: Mappi
         axes = [replace(axis, parameter=tensors[axis.parameter]) for axis in group.axes if axis.parameter in tensors]
         groups.append(replace(group, name=names[group.name], axes=tuple(axes)))
     groups = [replace(group, family=names[group.family] if group.family else None) for group in groups]
-    only = found.keeping(kept)
+    only = found.keeping(kept, "permuted in no tensor that both networks have")
 
     def own(by_module: Mapping) -> dict:
         return {name.removeprefix(prefix): value for name, value in by_module.items() if name.startswith(prefix)}

@@ -29,7 +29,7 @@ from scipy.sparse.csgraph import connected_components
 
 from featviz.symmetry.canonical_order import canonical_order
 from featviz.symmetry.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups, Pinned
-from featviz.symmetry.trace import PINNED, ModuleTensor, Trace
+from featviz.symmetry.trace import OUTPUT, PINNED, ModuleTensor, Trace
 from featviz.symmetry.unit_tracer import NO_PARAMETER, axes_of
 
 Owned = dict[int, tuple[tuple[int, ...], Index]]  # unit -> the numbers of its parameter axes, and its ids on them
@@ -49,10 +49,11 @@ def groups_of(trace: Trace) -> PermutationGroups:
     groups, element_of = _named_groups(trace, families, owned, len(structure))
     return PermutationGroups(
         tuple(groups),
-        _layers(trace.outputs, unit_of, element_of),
-        _layers(trace.inputs, unit_of, element_of),
+        _layers(trace.outputs, unit_of, element_of, reasons),
+        _layers(trace.inputs, unit_of, element_of, reasons),
         _pinned_axes(trace, unit_of, reasons),
         trace.unknown,
+        tuple(layer_units(tensor, unit_of, element_of, reasons) for tensor in trace.results),
     )
 
 
@@ -269,7 +270,7 @@ def _axes(trace: Trace, members: Index, owned: Owned) -> tuple[GroupAxis, ...]:
 
 def group_name(parameter: str, taken: Collection[str]) -> str:
     """The module of a group's first parameter, numbered where another group has that name."""
-    base = parameter.rpartition(".")[0] or parameter
+    base = (parameter.rpartition(".")[0] or parameter).partition(".parametrizations.")[0]
     names = [base, *(f"{base}#{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 
@@ -284,18 +285,21 @@ def _pinned_axes(trace: Trace, unit_of: Index, reasons: dict[int, str]) -> tuple
     return tuple(found)
 
 
-def _layers(tensors: dict[str, ModuleTensor], unit_of: Index, element_of: Index) -> dict[str, LayerUnits]:
+def _layers(
+    tensors: dict[str, ModuleTensor], unit_of: Index, element_of: Index, reasons: dict[int, str]
+) -> dict[str, LayerUnits]:
     """Group and element of each unit of every module whose units lie along one axis."""
-    found = {name: layer_units(tensor, unit_of, element_of) for name, tensor in tensors.items()}
+    found = {name: layer_units(tensor, unit_of, element_of, reasons) for name, tensor in tensors.items()}
     return {name: units for name, units in found.items() if units is not None}
 
 
-def layer_units(tensor: ModuleTensor, unit_of: Index, element_of: Index) -> LayerUnits | None:
+def layer_units(tensor: ModuleTensor, unit_of: Index, element_of: Index, reasons: dict[int, str]) -> LayerUnits | None:
     """Group and element of each unit along the tensor's channel axis; None where units are not along one axis."""
     axis = tensor.channel_axis
     if not tensor.shape or tensor.shape[axis] < 1:
         return None
     group, element = np.full((2, tensor.shape[axis]), -1, dtype=np.int64)
+    pinned: list[str] = []
     for ids in tensor.ids:
         if axes_of(ids) - {axis}:
             if axis in axes_of(ids):
@@ -305,4 +309,6 @@ def layer_units(tensor: ModuleTensor, unit_of: Index, element_of: Index) -> Laye
         found = element_of[unit_of[flat]]
         found[flat == PINNED] = -1
         group, element = found[:, 0].copy(), found[:, 1].copy()
-    return LayerUnits(tensor.shape[axis], axis, group, element)
+        pinned += [reasons[unit] for unit in unit_of[flat].tolist() if unit in reasons]
+    reason = OUTPUT if OUTPUT in pinned else next(iter(pinned), "")
+    return LayerUnits(tensor.shape[axis], axis, group, element, reason)

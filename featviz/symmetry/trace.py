@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 PINNED = 0  # the id of what may not be permuted
+OUTPUT = "the network's output"  # the reason of what is pinned because the network returns it
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Trace:
         pinned: ids that may not be permuted, and why.
         blocks: (members, own): row b of `members` (blocks, n) holds the ids in block b, whose own id is `own[b]`.
         outputs, inputs: module name -> its first output and its first input.
+        results: the tensors that the network returned, with the ids of their channels where these are free.
         unknown: operator without a rule -> the module where it first occurred.
+        random: operator that draws random numbers -> the module where it first occurred.
         buffers: names of those parameters that are buffers.
         count: how many ids were given out.
     """
@@ -52,6 +55,8 @@ class Trace:
     blocks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     outputs: dict[str, ModuleTensor] = field(default_factory=dict)
     inputs: dict[str, ModuleTensor] = field(default_factory=dict)
+    results: list[ModuleTensor] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
+    random: dict[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
     count: int = 1

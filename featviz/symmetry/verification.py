@@ -1,25 +1,29 @@
-"""Prove permutation groups: permute each at random in float64 and compare the network's output.
+"""Verify permutation groups: permute all of them at random in float64 and compare the network's output.
 
-A group that changes the function is bisected out, demoted to pinned, and reported: exact or refused.
+A group that changes the output is found by bisection, left out, and reported as pinned: exact or refused.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featviz.errors import AlignmentError
+from featviz.isolation import copy_of
 from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
-from featviz.symmetry.permute import permute_module, random_permutations
+from featviz.symmetry.permute import layer_permutation, permute_module, random_permutations
 from featviz.tensors import named_tensors, tensors_of
 
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
+REFUSED = "permuting it changes the output (found by verification)"
 
 
 def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> PermutationGroups:
     """Leave out every group whose random permutation changes the network's output.
+
+    Channels of free outputs are expected to be permuted with their groups.
 
     Args:
         trial: a private copy of the network in float64; its constant vectors and norm statistics are randomised.
@@ -29,20 +33,29 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
         return found
     randomise_constants(trial, torch.Generator().manual_seed(0))
     perms = random_permutations(found, np.random.default_rng(0))
-    refused = {group.name for family in _wrong(trial, inputs, found.families(), perms) for group in family}
+    refused = {group.name for family in _wrong(trial, inputs, found, found.families(), perms) for group in family}
     if not refused:
         return found
-    reason = "permuting it changes the output (found by verification)"
-    pinned = [Pinned(a.parameter, a.axis, g.size, reason) for g in found if g.name in refused for a in g.axes]
-    kept = found.keeping([number for number, group in enumerate(found) if group.name not in refused])
+    pinned = [Pinned(a.parameter, a.axis, g.size, REFUSED) for g in found if g.name in refused for a in g.axes]
+    kept = found.keeping([number for number, group in enumerate(found) if group.name not in refused], REFUSED)
     return replace(kept, pinned=(*found.pinned, *pinned))
 
 
+def is_random(model: nn.Module, inputs: tuple) -> bool:
+    """Whether two fresh copies of the network give different outputs on the same input."""
+    with torch.no_grad():
+        one, other = (tensors_of(copy_of(model)(*inputs)) for _ in range(2))
+    return any(_relative_difference(a, b) > TOLERANCE for a, b in zip(one, other, strict=True))
+
+
 def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
-    """Make every 1-d tensor vary along its axis, in place, so that a wrong permutation of it cannot hide."""
+    """Make every tensor that is one constant vary, in place, so that a wrong permutation of it cannot hide.
+
+    Tensors with infinities (bounds, masks) stay as they are.
+    """
     with torch.no_grad():
         for name, tensor in named_tensors(model).items():
-            if not tensor.is_floating_point() or tensor.numel() < 2:
+            if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.isinf().any():
                 continue
             if (tensor == tensor.flatten()[0]).all() or name.endswith(("running_mean", "running_var")):
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
@@ -50,31 +63,61 @@ def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def _wrong(
-    trial: nn.Module, inputs: tuple, families: list[tuple[Group, ...]], perms: Mapping[str, Index]
+    trial: nn.Module,
+    inputs: tuple,
+    found: PermutationGroups,
+    families: list[tuple[Group, ...]],
+    perms: Mapping[str, Index],
 ) -> list[tuple[Group, ...]]:
     """Bisect: the families of groups that change the output, each found alone."""
-    subset = [group for family in families for group in family]
-    if not families or relative_error(trial, inputs, subset, perms) <= TOLERANCE:
+    names = {group.name for family in families for group in family}
+    subset = [group for group in found if group.name in names]
+    moved = {name: perm for name, perm in perms.items() if name in names}
+    outputs = [layer_permutation(units, found.groups, moved) if units else None for units in found.outputs]
+    if not families or relative_error(trial, inputs, subset, perms, outputs) <= TOLERANCE:
         return []
     if len(families) == 1:
         return families
     half = len(families) // 2
-    found = _wrong(trial, inputs, families[:half], perms) + _wrong(trial, inputs, families[half:], perms)
-    return found or families  # each half is right alone, not together: refuse them all
+    wrong = _wrong(trial, inputs, found, families[:half], perms) + _wrong(trial, inputs, found, families[half:], perms)
+    return wrong or families  # each half is right alone, not together: refuse them all
 
 
-def relative_error(model: nn.Module, inputs: tuple, groups: Iterable[Group], perms: Mapping[str, Index]) -> float:
-    """Largest change of any output under the permutations of some groups, over the output's largest value."""
+def relative_error(
+    model: nn.Module,
+    inputs: tuple,
+    groups: Iterable[Group],
+    perms: Mapping[str, Index],
+    outputs: Sequence[Index | None] = (),
+) -> float:
+    """Largest change of any output under the permutations of some groups, over the output's largest value.
+
+    Args:
+        outputs: for each output the expected order of its channels (on the axis that is as long); none: as they were.
+
+    Raises:
+        AlignmentError: the network's output has NaN.
+    """
     permuted = permute_module(model, groups, perms)  # first: a model may keep a state
     with torch.no_grad():
         before, after = tensors_of(model(*inputs)), tensors_of(permuted(*inputs))
-    if any(not t.isfinite().all() for t in before):
+    if any(tensor.isnan().any() for tensor in before):
         raise AlignmentError(
-            "the network's output on the example input is not finite: check its weights and the example input."
+            "the network's output on the example input has NaN: check its weights and the example input."
         )
-    errors = [
-        float((b - a).abs().max() / b.abs().max().clamp_min(1e-300))
-        for b, a in zip(before, after, strict=True)
-        if b.numel() and b.is_floating_point()
-    ]
-    return max(errors, default=0.0)
+    errors = [0.0]
+    for number, (expected, found) in enumerate(zip(before, after, strict=True)):
+        order = outputs[number] if number < len(outputs) else None
+        if order is not None:
+            expected = expected.index_select(found.shape.index(len(order)), torch.from_numpy(order))
+        errors.append(_relative_difference(expected, found))
+    return max(errors)
+
+
+def _relative_difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest finite value; infinities count where they are not the same."""
+    if not one.numel() or not one.is_floating_point():
+        return 0.0
+    difference = torch.where(one == other, 0.0, one - other).abs().max()
+    scale = torch.where(one.isfinite(), one, 0.0).abs().max().clamp_min(1e-300)
+    return float((difference / scale).nan_to_num(float("inf"), float("inf")))

@@ -8,6 +8,7 @@ from featviz.symmetry.rules.copies import constant, copy, same_shape
 from featviz.symmetry.rules.elementwise import elementwise, glu
 from featviz.symmetry.rules.matmul import addmm, mm
 from featviz.symmetry.rules.norms import batch_norm, group_norm, layer_norm, reduction, softmax
+from featviz.symmetry.rules.recurrent import recurrent
 from featviz.symmetry.rules.registry import Call, register, rule, rule_of
 from featviz.symmetry.rules.shape import data_movement
 from featviz.symmetry.rules.spatial import per_channel
@@ -28,6 +29,7 @@ __all__ = [
     "mm",
     "pad",
     "per_channel",
+    "recurrent",
     "reduction",
     "register",
     "rule",

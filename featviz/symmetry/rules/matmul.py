@@ -22,6 +22,26 @@ def mm(tracer: UnitTracer, call: Call) -> None:
     tracer.set_ids(call.out, product_ids(tracer, call["self"], call["mat2"], call.out))
 
 
+@rule(aten.mv)
+def mv(tracer: UnitTracer, call: Call) -> None:
+    """matrix (n, k) @ vector (k,)."""
+    vector, column = call["vec"], call["vec"][:, None]
+    tracer.set_ids(column, [ids[:, None] for ids in tracer.ids_of(vector)])
+    tracer.mark_constant(column, tracer.is_constant(vector))
+    found = product_ids(tracer, call["self"], column, call.out[:, None])
+    tracer.set_ids(call.out, [ids.squeeze(1) for ids in found])
+
+
+@rule(aten.dot, aten.vdot)
+def dot(tracer: UnitTracer, call: Call) -> None:
+    """The sum of the products of two vectors."""
+    one, other = (
+        tracer.ids_of(call[name]) for name in ("self", "tensor" if call.get("tensor") is not None else "other")
+    )
+    tracer.same_units_or_pin(one, other)
+    tracer.set_ids(call.out, ())
+
+
 @rule(aten.addmm, aten.baddbmm)
 def addmm(tracer: UnitTracer, call: Call) -> None:
     """input + a @ b."""
@@ -51,10 +71,37 @@ def product_ids(tracer: UnitTracer, a: Tensor, b: Tensor, out: Tensor) -> tuple[
                 continue
             if batch:
                 batches[side].append(tracer.block_ids(ids, batch))
-    tracer.same_units_or_pin(*summed)
+    _same_summed(tracer, (a, b), summed)
     carried = any(axes_of(ids) - {last, last - 1} for ids in result)
     batch = _same_batches(tracer, (a, b), batches)
     return (*result, *([] if carried else batch))
+
+
+def _same_summed(
+    tracer: UnitTracer, operands: tuple[Tensor, Tensor], summed: tuple[list[Tensor], list[Tensor]]
+) -> None:
+    """What is summed over is the same on both sides.
+
+    * A constant that has one value along that axis (a first state of zeros) allows any order of the other side: a
+    block.
+    * A flattened kernel has several id tensors along that axis (inputs, rows and columns of the kernel); a vector has
+    one. The vector
+      moves with the inputs, which have most ids, and the position in the kernel is pinned.
+    """
+    for ids, other, operand, axis in ((summed[0], summed[1], operands[1], -2), (summed[1], summed[0], operands[0], -1)):
+        if ids and not other and tracer.is_uniform(operand, axis):
+            for one in ids:
+                tracer.block_ids(one, sorted(axes_of(one) - {one.dim() - 1}))
+            return
+    ones, others = (sorted(ids, key=lambda one: len(torch.unique(one))) for ids in summed)
+    if len(ones) != len(others) and 1 in (len(ones), len(others)):
+        for ids in (ones, others):
+            if ids:
+                tracer.pin(ids[:-1], f"the position in a kernel in {tracer.where}")
+        ones, others = ones[-1:], others[-1:]
+    else:
+        ones, others = summed
+    tracer.same_units_or_pin(ones, others)
 
 
 def _same_batches(

@@ -100,6 +100,20 @@ def group_norm(tracer: UnitTracer, call: Call) -> None:
     _set_first(tracer, call, found)
 
 
+@rule(aten._weight_norm_interface)
+def weight_norm(tracer: UnitTracer, call: Call) -> None:
+    """weight = g * v / |v|, the norm over all axes but `dim` (Salimans & Kingma 2016): each axis of v that is summed
+    over is a block.
+    """
+    v, dim = call["v"], call["dim"] % call["v"].dim()
+    for ids in tracer.ids_of(v):
+        if axes_of(ids) != {dim}:
+            tracer.block_ids(ids, [dim])
+    weight, norm = call.out
+    combine(tracer, weight, [v, call["g"]])
+    tracer.set_ids(norm, ())
+
+
 def _same_as_affine(tracer: UnitTracer, call: Call, found: Sequence[Tensor], names: Sequence[str]) -> None:
     """The channels are the units of the norm's vectors."""
     channels = [ids.reshape(-1) for ids in found if axes_of(ids) == {1}]

@@ -19,7 +19,8 @@ aten = torch.ops.aten
 @rule(
     aten._unsafe_view, aten.reshape, aten.roll, aten.index, aten.index_select, aten.repeat, aten.flip, aten.embedding,
     aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.repeat_interleave, aten.gather,
-    aten.narrow_copy, aten.permute_copy, aten.slice_copy, aten.rot90, aten.tril, aten.triu,
+    aten.narrow_copy, aten.permute_copy, aten.slice_copy, aten.rot90, aten.tril, aten.triu, aten.unsafe_split,
+    aten.unsafe_split_with_sizes, aten.unsafe_chunk,
 )  # fmt: skip
 def data_movement(tracer: UnitTracer, call: Call) -> None:
     """Every element of the output is one of the first argument (or zero)."""
