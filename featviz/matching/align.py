@@ -4,7 +4,7 @@ Both networks are checked, the groups of interchangeable units are found, and th
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -16,10 +16,10 @@ from featviz.matching.assignment import Matching, check_permutations
 from featviz.matching.linear.combination import LinearCombination
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.matching.problem import MatchingProblem, Progress
+from featviz.matching.shared_parts import Rename, find_groups, groups_for_matching, module_names_in_b
 from featviz.matching_methods import LINEAR, MatchingMethod, MethodOptions, function_of, resolve
-from featviz.model_checks import check_finite, check_same_architecture, digest
-from featviz.subjects import Subject, network_of
-from featviz.symmetry.discovery import permutation_groups
+from featviz.model_checks import check_finite, digest
+from featviz.subjects import Subject, as_subject
 
 log = logging.getLogger("featviz.matching")
 
@@ -35,18 +35,23 @@ def align(
     verify: bool = True,
     progress: Progress = None,
     options: MethodOptions | None = None,
+    *,
+    ignore: Iterable[str] = (),
+    rename: Rename = None,
 ) -> Alignment:
     """Find which of B's units correspond to which of A's: a permutation of every group, or linear combinations.
 
     Args:
-        model_a, model_b: networks of one architecture; both are left as they were.
-        example_input: a batch (one example is enough), or a tuple of arguments, on which the network runs.
+        model_a, model_b: two networks, left as they were. Where they differ (heads of other class counts, extra modules),
+            what they share is matched; `alignment.private` names what belongs to one of them, which is logged, too.
+        example_input: a batch (one example is enough), or a tuple of arguments, on which both networks run.
         method: permutations of B by "weights" (coordinate descent, no data needed), "activations" (correlation on `data`),
             "inner" (inner product on `data`), "sinkhorn" (gradient ascent from weight matching's), or the controls "identity"
             and "random"; "zipit", "cca" and "ot" combine units linearly; or one that was registered by
             `featviz.matching_method`. None: the method of `options`, else "weights".
-        data: batches `x` or `(x, label)`, as the networks expect them; needed by "activations", "inner" and the combinations.
-            Weight matching, where it gets data, starts from activation matching as well.
+        data: batches `x` or `(x, label)`, images in [0, 1], which every network normalizes for itself; needed by
+            "activations", "inner" and the combinations. Weight matching, where it gets data, starts from activation matching
+            as well.
         seed: of everything random. None: that of `options`, else 0.
         restarts: starts of weight matching, of which the best is kept; methods without restarts take no notice. None: that of
             `options`.
@@ -54,31 +59,42 @@ def align(
         progress: called with (done, total); total 0 where it is not known.
         options: an `AlignConfig`, or the options of the method alone (`ZipItOptions(alpha=0.5)`). `method`, `seed` and
             `restarts` count before it.
+        ignore: patterns of names (`["fc.*"]`) of parameters that are private although both networks have them.
+        rename: where B is the same network in another spelling: B's names of parameters or modules -> A's, or a function that
+            makes A's name of B's.
 
     Returns:
         A `PermutationAlignment`; a `LinearAlignment` of a method that combines units.
 
     Raises:
-        ModelError: the models differ in architecture, or hold NaN or Inf.
+        ModelError: the networks have no interchangeable units in common, hold NaN or Inf, or `ignore` or `rename` does not fit.
         AlignmentError: unknown method, options out of range or of another method, no data where data is needed, or units that
             the method cannot combine.
     """
     chosen, seed, own = resolve(method, seed, restarts, options)
     check_data(chosen, data)
-    model_a, model_b = network_of(model_a), network_of(model_b)
-    check_same_architecture(model_a, model_b)
-    for name, model in (("model A", model_a), ("model B", model_b)):
+    subjects = as_subject(model_a, "A"), as_subject(model_b, "B")
+    a, b = (subject.model for subject in subjects)
+    for name, model in (("model A", a), ("model B", b)):
         check_finite(model, name)
-    groups = permutation_groups(model_a, example_input, verify=verify)
-    problem = MatchingProblem(chosen.name, (model_a, model_b), groups, data, seed, progress)
-    known = (groups, chosen.name, seed, digest(model_a), digest(model_b))
+    groups, parts = find_groups(a, b, example_input, ignore, rename, verify)
+    if parts is not None and chosen.gives == LINEAR:
+        raise AlignmentError(
+            f"method {chosen.name!r} combines units of networks of one architecture, and these differ: use method 'weights' or "
+            "'activations'."
+        )
+    known = (groups, chosen.name, seed, digest(a), digest(b))
+    problem = MatchingProblem(chosen.name, (a, b), groups, data, seed, progress, subjects)
+    if parts is not None:
+        names = module_names_in_b(parts) | {name: other for name, other in parts.shared.items() if name != other}
+        problem = replace(problem, groups=groups_for_matching(parts), names_in_b=names)
     assert chosen.pair is not None
     found = function_of(chosen.pair)(problem, own)
     if chosen.gives == LINEAR:
         if not isinstance(found, LinearCombination):
             raise AlignmentError(f"method {chosen.name!r} gave a {type(found).__name__}: return a LinearCombination.")
         return LinearAlignment(*known, found)
-    alignment = PermutationAlignment(*known, scored_matching(problem, found))
+    alignment = PermutationAlignment(*known, scored_matching(problem, found), parts=parts)
     if not alignment.moved_units and not chosen.control:
         log.warning("%s", NOTHING_MOVED.format(method=chosen.name, units=groups.free_units))
     return alignment
@@ -110,6 +126,4 @@ def scored_matching(problem: MatchingProblem, found: object) -> Matching:
     checked = check_permutations(problem.groups, perms, problem.method)
     if isinstance(found, Matching):
         return replace(found, perms=checked)
-    return score_by_weights(
-        NormalizedWeights(problem.model_a, problem.model_b, problem.groups), problem.groups, checked
-    )
+    return score_by_weights(NormalizedWeights.of(problem), problem.groups, checked)

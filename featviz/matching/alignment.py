@@ -6,7 +6,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from featviz.matching.alignment_file import Arrays, read_alignment_file, write_a
 from featviz.matching.assignment import Floats, Matching
 from featviz.matching.indexer import LinearUnitIndexer, UnitIndexer
 from featviz.matching.linear.combination import PARENTS, LinearCombination, combination_of_permutations
+from featviz.matching.shared_parts import Private, groups_for_matching
 from featviz.model_checks import digest
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
+from featviz.symmetry.shared_groups import SharedGroups
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Alignment(ABC):
         groups: which units are interchangeable, and what moves with each.
         method, seed: how it was found.
         digest_a, digest_b: which two networks it belongs to.
+        parts: what the networks share, where they differ or are spelled otherwise; None for two of one architecture.
     """
 
     groups: PermutationGroups
@@ -39,6 +43,22 @@ class Alignment(ABC):
     seed: int
     digest_a: str
     digest_b: str
+    parts: SharedGroups | None = field(default=None, kw_only=True)
+
+    @property
+    def groups_b(self) -> PermutationGroups:
+        """The same groups as `groups`, with the axes and modules of B, by B's names."""
+        return self.groups if self.parts is None else self.parts.b
+
+    @property
+    def private(self) -> Private:
+        """`private.a` and `private.b`: the parameters and buffers of one network alone, each by its own names."""
+        return Private((), ()) if self.parts is None else Private(self.parts.private_a, self.parts.private_b)
+
+    @property
+    def shared_parameters(self) -> Mapping[str, str] | None:
+        """A's name -> B's name of every parameter and buffer that both have; None: all, under equal names."""
+        return None if self.parts is None else self.parts.shared
 
     @property
     @abstractmethod
@@ -56,7 +76,7 @@ class Alignment(ABC):
         """Per group the permutation. A `LinearAlignment` has none and raises AlignmentError."""
 
     @abstractmethod
-    def permute(self, model_b: nn.Module) -> nn.Module:
+    def permute(self, model_b: nn.Module | Subject) -> nn.Module:
         """B', B in A's order. A `LinearAlignment` has none and raises AlignmentError."""
 
     @abstractmethod
@@ -67,14 +87,14 @@ class Alignment(ABC):
     def _content(self) -> tuple[Arrays, dict[str, Any]]:
         """For the file: arrays, and what else is needed to make the alignment again."""
 
-    def check(self, model_a: nn.Module, model_b: nn.Module) -> None:
+    def check(self, model_a: nn.Module | Subject, model_b: nn.Module | Subject) -> None:
         """Make sure that this alignment belongs to these two networks.
 
         Raises:
             AlignmentError: a digest differs.
         """
-        check_digest("A", digest(model_a), self.digest_a)
-        check_digest("B", digest(model_b), self.digest_b)
+        check_digest("A", digest(as_subject(model_a).model), self.digest_a)
+        check_digest("B", digest(as_subject(model_b).model), self.digest_b)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, which `featviz.load_alignment` reads.
@@ -83,7 +103,7 @@ class Alignment(ABC):
             OutputError: it cannot be written there.
         """
         header = {"method": self.method, "seed": str(self.seed), "digest_a": self.digest_a, "digest_b": self.digest_b}
-        write_alignment_file(path, self.groups, header, *self._content())
+        write_alignment_file(path, self.parts or self.groups, header, *self._content())
 
 
 @dataclass(frozen=True)
@@ -113,22 +133,28 @@ class PermutationAlignment(Alignment):
 
     @cached_property
     def indexer(self) -> UnitIndexer:
-        """Every question about correspondence, for any named module."""
-        return UnitIndexer(self.groups, self.matching)
+        """Every question about correspondence, for any named module at which both networks show the same units."""
+        if self.parts is None:
+            return UnitIndexer(self.groups, self.matching)
+        common = groups_for_matching(self.parts)
+        return UnitIndexer(common, self.matching, set(self.groups.layers) - set(common.layers))
 
     @property
     def moved_units(self) -> int:
         """How many units, of groups that own parameters, stand at another index in B' than in B."""
         return sum(int((self.permutations[g.name] != np.arange(g.size)).sum()) for g in self.groups if g.axes)
 
-    def permute(self, model_b: nn.Module) -> nn.Module:
+    def permute(self, model_b: nn.Module | Subject) -> nn.Module:
         """B': a copy of `model_b` with its units in A's order. It computes the same function as `model_b`.
+
+        What is private to B moves along the axes that it shares with the groups, such as the input of its own head.
 
         Raises:
             AlignmentError: `model_b` is not the B of this alignment.
         """
-        check_digest("B", digest(model_b), self.digest_b)
-        return permute_module(model_b, self.groups, self.permutations)
+        network = as_subject(model_b).model
+        check_digest("B", digest(network), self.digest_b)
+        return permute_module(network, self.groups_b, self.permutations)
 
     def as_combination(self) -> LinearCombination:
         """I/2 and P/2, I and P^T in every group."""
@@ -165,7 +191,7 @@ class LinearAlignment(Alignment):
     def permutations(self) -> Mapping[str, Index]:
         raise self._has_no("permutations")
 
-    def permute(self, model_b: nn.Module) -> nn.Module:
+    def permute(self, model_b: nn.Module | Subject) -> nn.Module:
         raise self._has_no("permuted B")
 
     def as_combination(self) -> LinearCombination:
@@ -195,6 +221,8 @@ def load_alignment(path: str | Path) -> Alignment:
     """
     try:
         groups, metadata, arrays, structure = read_alignment_file(path)
+        parts = groups if isinstance(groups, SharedGroups) else None
+        groups = groups.a if isinstance(groups, SharedGroups) else groups
         known = (groups, metadata["method"], int(metadata["seed"]), metadata["digest_a"], metadata["digest_b"])
         names = [group.name for group in groups]
         if structure.get("mixing", False):  # files of the first versions hold permutations and do not say so
@@ -207,7 +235,8 @@ def load_alignment(path: str | Path) -> Alignment:
         perms, scores, margins = (
             {name: arrays[f"{kind}/{name}"] for name in names} for kind in ("permutation", "score", "margin")
         )
-        return PermutationAlignment(*known, Matching(perms, scores, margins, tuple(structure["objectives"])))
+        matching = Matching(perms, scores, margins, tuple(structure["objectives"]))
+        return PermutationAlignment(*known, matching, parts=parts)
     except (KeyError, TypeError, ValueError) as error:
         raise AlignmentError(f"{path} was written by another version of featviz: make it again.") from error
 

@@ -1,8 +1,8 @@
 """The file of an alignment: groups, layers and arrays by group <-> one safetensors file.
 
 Arrays: `index/GROUP/k` (what the units own on the group's k-th axis), `layers/MODULE` and `reads/MODULE` (group and element of
-every unit), and what the kind of alignment adds under names `KIND/GROUP`. Metadata: format, convention, method, seed, digests
-of both networks, and as JSON everything that is not an array.
+every unit), the same of B under `b/` where the networks differ, and what the kind of alignment adds under names `KIND/GROUP`.
+Metadata: format, convention, method, seed, digests of both networks, and as JSON everything that is not an array.
 """
 
 import json
@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from featviz.errors import AlignmentError
 from featviz.files import write_atomically
 from featviz.symmetry.groups import Group, GroupAxis, LayerUnits, PermutationGroups, Pinned
+from featviz.symmetry.shared_groups import SharedGroups
 
 CONVENTION = "B'[i] = B[perm[i]]"
 FORMAT = "featviz.alignment"
@@ -26,21 +27,35 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_alignment_file(
-    path: str | Path, groups: PermutationGroups, header: Mapping[str, str], arrays: Arrays, structure: Mapping[str, Any]
+    path: str | Path,
+    groups: PermutationGroups | SharedGroups,
+    header: Mapping[str, str],
+    arrays: Arrays,
+    structure: Mapping[str, Any],
 ) -> None:
     """Write atomically; `arrays` and `structure` are added to those of the groups, `header` to the metadata.
+
+    Args:
+        groups: of both networks; where these differ, what they share.
 
     Raises:
         OutputError: it cannot be written there.
     """
-    own, described = _flatten_groups(groups)
+    own, described = _flatten_groups(groups if isinstance(groups, PermutationGroups) else groups.a)
+    if isinstance(groups, SharedGroups):
+        others, described["groups_of_b"] = _flatten_groups(groups.b)
+        own |= {f"b/{key}": array for key, array in others.items()}
+        described["shared"] = dict(groups.shared)
+        described["private"] = [groups.private_a, groups.private_b]
     arrays = {key: np.ascontiguousarray(array) for key, array in {**own, **arrays}.items()}
     metadata = {"format": FORMAT, "featviz": version("featviz"), "convention": CONVENTION, **header}
     metadata["structure"] = json.dumps(described | dict(structure))
     write_atomically(path, lambda part: part.write_bytes(save(arrays, metadata=metadata)))
 
 
-def read_alignment_file(path: str | Path) -> tuple[PermutationGroups, dict[str, str], Arrays, dict[str, Any]]:
+def read_alignment_file(
+    path: str | Path,
+) -> tuple[PermutationGroups | SharedGroups, dict[str, str], Arrays, dict[str, Any]]:
     """Groups, metadata, all arrays and the structure of a file, also of one that an earlier version wrote.
 
     Raises:
@@ -60,7 +75,12 @@ def read_alignment_file(path: str | Path) -> tuple[PermutationGroups, dict[str, 
             f"{path} is a safetensors file but no alignment of featviz: make one with `featviz align`."
         )
     structure = json.loads(metadata["structure"])
-    return _unflatten_groups(arrays, structure), metadata, arrays, structure
+    groups = _unflatten_groups(arrays, structure)
+    if "groups_of_b" in structure:
+        arrays_b = {key.removeprefix("b/"): array for key, array in arrays.items() if key.startswith("b/")}
+        groups_b = _unflatten_groups(arrays_b, structure["groups_of_b"])
+        groups = SharedGroups(groups, groups_b, structure["shared"], *map(tuple, structure["private"]))
+    return groups, metadata, arrays, structure
 
 
 def _flatten_groups(groups: PermutationGroups) -> tuple[Arrays, dict[str, Any]]:

@@ -5,7 +5,7 @@ carries. Where a module carries an element several times (concatenation, flatten
 k-th copy in B. A unit that may not move (a logit, an input channel) is its own partner.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -91,11 +91,17 @@ class UnitIndexer:
     """All questions about correspondence: `match`, `a_to_b`, `b_to_a`, `table`, and group and layer look-ups.
 
     This one is of permutations; `LinearUnitIndexer` is of linear combinations, where units have members and no partners.
+
+    Args:
+        groups: whose `layers` are the modules that can be asked for.
+        matching: permutations, scores and margins of the groups.
+        differing: modules of A at which B shows other units.
     """
 
-    def __init__(self, groups: PermutationGroups, matching: Matching) -> None:
+    def __init__(self, groups: PermutationGroups, matching: Matching, differing: Collection[str] = ()) -> None:
         self._groups = groups
         self._matching = matching
+        self._differing = differing
         self._partners: dict[str, Index] = {}
 
     @property
@@ -109,6 +115,11 @@ class UnitIndexer:
         Raises:
             UnitError: there is no such layer, or its output has no units.
         """
+        if layer in self._differing:
+            raise UnitError(
+                f"the units of {layer} are not the same in A and in B, since its parameters or those before it are private: "
+                f"give a layer that both share; {near_names(layer, self.layers)}"
+            )
         if layer not in self._groups.layers:
             raise UnitError(f"there is no layer {layer!r} with units in this network: {near_names(layer, self.layers)}")
         return self._groups.layers[layer]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.data import Data, device_of
+from featviz.data import device_of
 from featviz.errors import AlignmentError
 from featviz.isolation import evaluation_mode
-from featviz.matching.problem import Progress
+from featviz.matching.problem import MatchingProblem
 from featviz.moments import Moments, Pairs
 from featviz.subjects import normalized_inputs
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
@@ -121,36 +121,41 @@ class Observer:
 
 
 def measure_moments(
-    models: Sequence[nn.Module],
-    sites: Mapping[str, Sequence[ActivationSite]],
-    data: Data,
-    crossed: Pairs,
-    progress: Progress = None,
+    problem: MatchingProblem, sites: Mapping[str, Sequence[ActivationSite]], crossed: Pairs
 ) -> dict[str, list[Moments]]:
-    """Moments of every group at each of its sites, in one pass over `data`; set k of them are network k's units.
+    """Moments of every group at each of its sites, in one pass over the problem's data; set k of them are network k's units.
 
     Args:
         crossed: the pairs of networks of which the covariances of all units with all units are wanted.
 
     Raises:
         AlignmentError: there is no data.
+        DataError: the data cannot be fed to all networks (`subjects.normalized_inputs`).
     """
+    models, crossed = problem.models, list(crossed)
     moments = {group: [Moments(crossed=crossed) for _ in found] for group, found in sites.items()}
+    names = [{}, *(problem.names_in_b for _ in models[1:])]
     devices = [device_of(model) for model in models]
     batches = 0
     with torch.inference_mode(), ExitStack() as stack:
         wanted = [(site.module, site.is_input) for found in sites.values() for site in found]
-        observers = [stack.enter_context(Observer(model, wanted)) for model in models]
-        for inputs in normalized_inputs(data, models, devices[0]):
+        observers = [
+            stack.enter_context(Observer(model, [(own.get(name, name), is_input) for name, is_input in wanted]))
+            for model, own in zip(models, names, strict=True)
+        ]
+        for inputs in normalized_inputs(problem.data or (), problem.subjects or models, devices[0]):
             for model, device, x in zip(models, devices, inputs, strict=True):
                 model(x.to(device))
             for group, found in sites.items():
-                for site, own in zip(found, moments[group], strict=True):
-                    seen = [observer.seen[site.module, site.is_input] for observer in observers]
-                    own.add(*(site.samples(tensor).to(devices[0]) for tensor in seen))
+                for site, total in zip(found, moments[group], strict=True):
+                    seen = [
+                        observer.seen[own.get(site.module, site.module), site.is_input]
+                        for observer, own in zip(observers, names, strict=True)
+                    ]
+                    total.add(*(site.samples(tensor).to(devices[0]) for tensor in seen))
             batches += 1
-            if progress:
-                progress(batches, 0)
+            if problem.progress:
+                problem.progress(batches, 0)
     if not batches:
         raise AlignmentError("activation matching got no data: `data` yielded no batch (a generator serves only once).")
     return moments

@@ -57,7 +57,7 @@ def write_permutations(alignment: Alignment, model_b: nn.Module, path: str | Pat
         raise OutputError(f"{path} is neither .json nor .safetensors: give a name that ends in one of them.")
     perms = alignment.permutations
     check_digest("B", digest(model_b), alignment.digest_b)
-    vectors, axes_to_perm = axes_of_groups(alignment.groups, perms, model_b)
+    vectors, axes_to_perm = axes_of_groups(alignment.groups_b, perms, model_b)
     header = {"format": FORMAT, "version": VERSION, "convention": CONVENTION}
     header |= {"method": alignment.method, "seed": alignment.seed}
     header |= {"digest_a": alignment.digest_a, "digest_b": alignment.digest_b}

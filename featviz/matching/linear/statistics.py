@@ -63,9 +63,7 @@ def unit_statistics(problem: MatchingProblem) -> dict[str, UnitStatistics]:
             raise AlignmentError(
                 f"method {problem.method!r} cannot see group {group}: no module shows its units; use method 'weights'."
             )
-    assert problem.data is not None
-    pairs = [(0, 0), (0, 1), (1, 1)]
-    moments = measure_moments(problem.models, sites, problem.data, pairs, problem.progress)
+    moments = measure_moments(problem, sites, [(0, 0), (0, 1), (1, 1)])
     statistics = {}
     for group, found in moments.items():
         covariances = [_joint_covariance(own) for own in found]

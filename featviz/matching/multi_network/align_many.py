@@ -4,6 +4,7 @@ A method with a function for many networks sees all at once; any other aligns ev
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -16,11 +17,12 @@ from featviz.matching.permutation.baselines import identity
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching_methods import MatchingMethod, MethodOptions, function_of, resolve
 from featviz.model_checks import check_finite, check_same_architecture, digest
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.discovery import permutation_groups
 
 
 def align_many(
-    models: Sequence[nn.Module],
+    models: Sequence[nn.Module | Subject],
     example_input: object,
     method: str | None = None,
     data: Data | None = None,
@@ -39,7 +41,7 @@ def align_many(
             "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024), from several starts, of which the
             result of "weights" is one. Every other method that gives permutations aligns each network with the first.
             None: the method of `options`, else "activations".
-        data: batches `x` or `(x, label)`, as the networks expect them.
+        data: batches `x` or `(x, label)`, images in [0, 1], which every network normalizes for itself.
         seed: of the order in which networks take their turns, of the starts of weight matching and of "c2m3".
         restarts: starts of weight matching, random starts of "c2m3"; the best is kept. Not used by "activations".
         options: as for `align`.
@@ -52,11 +54,13 @@ def align_many(
         raise AlignmentError(f"{len(models)} networks cannot be aligned: give two or more.")
     chosen, seed, own = resolve(method, seed, restarts, options, max(3, len(models)), default="activations")
     check_data(chosen, data)
+    subjects = tuple(as_subject(model) for model in models)
+    models = tuple(subject.model for subject in subjects)
     for number, model in enumerate(models):
         check_same_architecture(models[0], model)
         check_finite(model, f"network {number}")
     groups = permutation_groups(models[0], example_input, verify=verify)
-    problem = MatchingProblem(chosen.name, tuple(models), groups, data, seed, progress)
+    problem = MatchingProblem(chosen.name, models, groups, data, seed, progress, subjects)
     if chosen.many is None:
         perms, objective = _each_with_the_first(problem, chosen, own)
     else:
@@ -73,13 +77,7 @@ def _each_with_the_first(
     match = function_of(method.pair)
     perms: list[Perms] = [identity(problem.groups)]
     for number, model in enumerate(problem.models[1:]):
-        pair = MatchingProblem(
-            problem.method,
-            (problem.model_a, model),
-            problem.groups,
-            problem.data,
-            problem.seed + number,
-            problem.progress,
-        )
+        subjects = (problem.subjects[0], problem.subjects[number + 1])
+        pair = replace(problem, models=(problem.model_a, model), subjects=subjects, seed=problem.seed + number)
         perms.append(dict(scored_matching(pair, match(pair, options)).perms))
     return perms, weight_objective(problem, perms)

@@ -44,9 +44,8 @@ def match_correlations(problem: MatchingProblem, options: MethodOptions) -> tupl
     unseen = next((group.name for group in groups if group.name != group.family and not sites[group.name]), None)
     if unseen is not None:
         raise AlignmentError(f"no module shows the units of group {unseen}: use method='weights'.")
-    assert problem.data is not None
     pairs = list(itertools.combinations(range(count), 2))
-    moments = measure_moments(problem.models, sites, problem.data, pairs, problem.progress)
+    moments = measure_moments(problem, sites, pairs)
     generator = np.random.default_rng(problem.seed)
     perms: list[Perms] = [{} for _ in range(count)]
     total = 0.0

@@ -55,8 +55,7 @@ def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Sta
     """
     groups = problem.groups
     sites = activation_sites(problem.model_a, groups)
-    assert problem.data is not None
-    moments = measure_moments(problem.models, sites, problem.data, [(0, 1)], problem.progress)
+    moments = measure_moments(problem, sites, [(0, 1)])
 
     def over_sites(group: Group, statistic: Statistic) -> Floats:
         return np.mean([statistic(own).cpu().numpy() for own in moments[group.name]], axis=0)
@@ -70,7 +69,7 @@ def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Sta
         else:
             unseen.append(family)
     by_weights = {group.name for family in unseen for group in family}
-    weights = NormalizedWeights(problem.model_a, problem.model_b, groups) if unseen else None
+    weights = NormalizedWeights.of(problem) if unseen else None
     if weights is not None:
         perms = place_progressively(SimilarityCache(weights), unseen, perms)
 

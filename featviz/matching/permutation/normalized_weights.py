@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.matching.assignment import Floats, Matching, block_order, score_permutations
+from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import unit_rows
 from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
 from featviz.symmetry.permute import AxisIndex, axis_indices, gather, permutation_of_whole_blocks
@@ -33,7 +34,13 @@ def normalized(tensor: Tensor) -> Tensor:
 class NormalizedWeights:
     """Normalised float64 parameters `a` and `b` of both networks, by name, and `groups_on`, the groups that permute each."""
 
-    def __init__(self, model_a: nn.Module, model_b: nn.Module, groups: PermutationGroups) -> None:
+    def __init__(
+        self,
+        model_a: nn.Module,
+        model_b: nn.Module,
+        groups: PermutationGroups,
+        names_in_b: Mapping[str, str] | None = None,
+    ) -> None:
         used: dict[str, list[Group]] = defaultdict(list)
         for group in groups:
             for name in dict.fromkeys(axis.parameter for axis in group.axes):
@@ -41,8 +48,14 @@ class NormalizedWeights:
         a, b = dict(model_a.named_parameters()), dict(model_b.named_parameters())
         self.groups_on = {name: owners for name, owners in used.items() if name in a}
         self.a = {name: normalized(a[name]) for name in self.groups_on}
-        self.b = {name: normalized(b[name]) for name in self.groups_on}
+        renamed = names_in_b or {}
+        self.b = {name: normalized(b[renamed.get(name, name)]) for name in self.groups_on}
         self._sizes = {name: {name: tuple(tensor.shape)} for name, tensor in self.a.items()}
+
+    @classmethod
+    def of(cls, problem: MatchingProblem) -> "NormalizedWeights":
+        """Of the first two networks of a problem."""
+        return cls(problem.model_a, problem.model_b, problem.groups, problem.names_in_b)
 
     def permuted(self, name: str, perms: Mapping[str, Index]) -> Tensor:
         """Parameter `name` of B'; groups that are not in `perms` stay as they are."""

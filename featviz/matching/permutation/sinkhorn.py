@@ -8,6 +8,8 @@ guide: with one group free it is linear, so that its best point is a permutation
 units. The result is kept only if its objective is above that of weight matching: this method never loses to its start.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,8 +44,8 @@ def match_sinkhorn(problem: MatchingProblem, options: SinkhornOptions) -> Matchi
         AlignmentError: a group has blocks, or the weights are not finite.
     """
     refuse_blocks(problem.groups, "method 'sinkhorn'")
-    start = match_weights(MatchingProblem("weights", problem.models, problem.groups, seed=problem.seed), options)
-    weights = NormalizedWeights(problem.model_a, problem.model_b, problem.groups)
+    start = match_weights(replace(problem, method="weights", data=None, progress=None), options)
+    weights = NormalizedWeights.of(problem)
     perms = dict(start.perms) | ascend(weights, dict(start.perms), options, problem.progress)
     generator = np.random.default_rng([problem.seed, options.restarts])
     perms = coordinate_descent(SimilarityCache(weights), problem.groups, perms, options, generator)

@@ -38,7 +38,7 @@ def match_weights(
     if start is None and problem.data is not None:
         start = match_correlations(problem, MethodOptions()).perms
     groups = problem.groups
-    weights = NormalizedWeights(problem.model_a, problem.model_b, groups)
+    weights = NormalizedWeights.of(problem)
     best: Perms = {}
     objectives: list[float] = []
     total = options.restarts + (start is not None)
