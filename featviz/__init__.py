@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from featviz.matching.multi_network.align_many import align_many as align_many
     from featviz.matching.multi_network.alignment import ManyAlignment as ManyAlignment
     from featviz.matching.problem import MatchingProblem as MatchingProblem
-    from featviz.matching_methods import MethodOptions as MethodOptions
     from featviz.matching_methods import matching_method as matching_method
+    from featviz.matching_options import MethodOptions as MethodOptions
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
     from featviz.merging.barrier import loss_barrier as loss_barrier

@@ -7,106 +7,37 @@ A method is a function of a problem (`featviz.matching.problem.MatchingProblem`:
 units, the data, the seed) and of its options. To add one to featviz: one file with the function in `matching/permutation/` or
 `matching/linear/`, and one entry in `BUILT_IN`. To add one from outside:
 
-    @featviz.matching_method("by_norm", "pairs units by the norm of their incoming weights")
+    @featviz.matching_method("by_norm", "pairs units whose weights have the nearest norm")
     def match_by_norm(problem, options):
-        ranks = {}
-        for group in problem.groups:
-            axis = group.axes[0]
-            a, b = (
-                model.get_parameter(axis.parameter).detach().movedim(axis.axis, 0).flatten(1).norm(dim=1).argsort()
-                for model in problem.models
-            )
-            ranks[group.name] = b[a.argsort()].numpy()  # B'[i] = B[perm[i]]
-        return ranks
+        def similarity(group):  # (n, n): A's units in rows, B's in columns
+            a, b = (norms_of_units(model, group) for model in problem.models)
+            return -abs(a[:, None] - b)
+
+        return match_by_similarity(problem.groups, similarity)  # featviz.matching.assignment
 
     alignment = featviz.align(a, b, example, "by_norm")
+
+A method may as well return {group.name: permutation} with B'[i] = B[perm[i]]; it is then scored by the weights.
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from featviz.errors import AlignmentError
+from featviz.matching_options import (
+    CCAOptions,
+    MethodOptions,
+    SinkhornOptions,
+    TransportOptions,
+    WeightMatchingOptions,
+    ZipItOptions,
+)
 from featviz.ranges import in_range
 
 PERMUTATION, LINEAR = "permutation", "linear combination"
 SEEDS = 2**62  # the largest seed
-
-
-def option(default: Any, text: str, low: float, high: float) -> Any:
-    """A field of a method's options: an int, a float, or a tuple of floats, each between `low` and `high`.
-
-    Args:
-        default: its type decides what is accepted.
-        text: one line for the command line's help.
-    """
-    return field(default=default, kw_only=True, metadata={"help": text, "low": low, "high": high})
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """Options of a matching method. A method with options has a frozen dataclass of its own, whose fields are `option`s.
-
-    Raises:
-        AlignmentError: a value out of its range, with the range.
-    """
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            if "low" in one.metadata:
-                object.__setattr__(self, one.name, _checked(one.name, getattr(self, one.name), one))
-
-
-def _checked(name: str, value: Any, one: Any) -> Any:
-    low, high = one.metadata["low"], one.metadata["high"]
-    if not isinstance(one.default, tuple):
-        return in_range(name, value, low, high, AlignmentError)
-    if not isinstance(value, (tuple, list)) or len(value) != len(one.default):
-        raise AlignmentError(f"{name} is {value!r}: give {len(one.default)} numbers between {low} and {high}.")
-    return tuple(in_range(name, part, low, high, AlignmentError) for part in value)
-
-
-@dataclass(frozen=True)
-class WeightMatchingOptions(MethodOptions):
-    """Of coordinate descent on the weights."""
-
-    restarts: int = option(4, "starts, of which the best is kept", 1, 10**6)
-    sweeps: int = option(100, "sweeps over all groups per start, at most", 0, 10**6)
-    tolerance: float = option(1e-9, "relative gain of a sweep under which a start has converged", 0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class SinkhornOptions(WeightMatchingOptions):
-    """Of gradient ascent on doubly stochastic matrices, which begins at weight matching's permutations."""
-
-    sinkhorn_steps: int = option(300, "steps of Adam", 0, 10**6)
-    sinkhorn_lr: float = option(0.05, "learning rate of the logits", 0.0, 1e6)
-    sinkhorn_temperature: tuple[float, float] = option(
-        (1.0, 0.1), "temperature at the first and at the last step; near 0 the matrices are permutations", 1e-6, 1e6
-    )
-
-
-@dataclass(frozen=True)
-class ZipItOptions(MethodOptions):
-    """Of ZipIt's greedy clustering."""
-
-    alpha: float = option(0.3, "what a merge leaves of a cluster's similarity; 0: clusters are pairs", 0.0, 1.0)
-    beta: float = option(0.125, "share of the merges that may lie within one network", 0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class CCAOptions(MethodOptions):
-    """Of CCA Merge."""
-
-    gamma: float = option(1.0, "regularisation, relative to the mean eigenvalue of the covariances", 0.0, 1e6)
-
-
-@dataclass(frozen=True)
-class TransportOptions(MethodOptions):
-    """Of optimal transport."""
-
-    entropy: float = option(0.0, "regularisation, in units of 1 - correlation; 0: a permutation", 0.0, 1e6)
 
 
 @dataclass(frozen=True)

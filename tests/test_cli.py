@@ -536,6 +536,21 @@ def test_a_warning_is_a_line_and_not_a_stack(here, monkeypatch, tmp_path, capsys
     assert "featviz: note: unit 3 is dead\n" in capsys.readouterr().err
 
 
+def test_parts_that_are_ignored_are_named_as_private(here, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "ab.safetensors")]
+    assert main(["align", *PAIR, *SIZE, "--ignore", "8.*", *out]) == 0
+    said = capsys.readouterr().out
+    assert "private to A: 8.weight, 8.bias" in said
+    assert "private to B: 8.weight, 8.bias" in said
+    assert "units of B that move: " in said
+    assert main(["align", *PAIR, *SIZE, "--ignore", "9.*", *out]) == 2
+    assert "ignore has '9.*', which is no parameter of A or B" in capsys.readouterr().err
+    assert main(["align", *PAIR, *SIZE, "--rename", "0=3", *out]) == 2
+    assert "rename makes 3.weight of both 0.weight and 3.weight of B" in capsys.readouterr().err
+    assert main(["align", *PAIR, *SIZE, "--rename", "0", *out]) == 2
+    assert "write NAME_IN_B=NAME_IN_A" in capsys.readouterr().err
+
+
 def test_units_are_combined_merged_and_shown(here, tmp_path, capsys):
     zipped = str(tmp_path / "zip.safetensors")
     merged = str(tmp_path / "m.safetensors")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "ranges", "matching_methods", "config", "units", "files"}
+BASE = {"errors", "ranges", "matching_options", "matching_methods", "config", "units", "files"}
 TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
 ALL = LEVEL_4 | {
@@ -30,7 +30,8 @@ ALL = LEVEL_4 | {
 MAY_IMPORT = {
     "errors": set(),
     "ranges": {"errors"},
-    "matching_methods": {"errors", "ranges"},
+    "matching_options": {"errors", "ranges"},
+    "matching_methods": {"errors", "ranges", "matching_options"},
     "config": {"errors", "ranges", "matching_methods"},
     "units": {"errors"},
     "files": {"errors"},
@@ -64,6 +65,7 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "errors": set(),
     "ranges": set(),
+    "matching_options": set(),
     "matching_methods": set(),
     "config": set(),
     "units": set(),

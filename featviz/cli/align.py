@@ -59,6 +59,14 @@ def add(commands: Any) -> None:
             "--" + option.name.replace("_", "-"), type=option.read, default=option.default, metavar="X",
             help=f"{option.help} (default: {option.default_text})",
         )  # fmt: skip
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="PATTERN",
+        help="parameters that belong to one network alone although both have them, 'fc.*'; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rename", action="append", default=[], type=arguments.renaming, metavar="B=A",
+        help="name of a module or parameter in B and the same in A, layers=features; may be repeated",
+    )  # fmt: skip
     arguments.add_architecture(parser)
     arguments.add_input(parser, pair=True)
     arguments.add_data(parser, why="; for methods that compare answers, and one more start of weights")
@@ -80,23 +88,27 @@ def run(args: Namespace) -> None:
     from featviz.matching.alignment import PermutationAlignment
     from featviz.matching.exchange.permutation_files import write_permutations
 
-    model_a, model_b = inputs.pair(args)
+    model_a, model_b = inputs.networks(args)
     data = None if args.data is None else inputs.images(args, model_a, args.size)
     with inputs.bar("aligning") as progress:
         alignment = align(
             model_a, model_b, inputs.example_input(args, model_a, args.size), data=data, progress=progress,
-            options=options,
+            options=options, ignore=args.ignore, rename=dict(args.rename) or None,
         )  # fmt: skip
     if exchanged:
         write_permutations(alignment, model_b, args.out)
     else:
         alignment.save(args.out)
     print(f"{args.out}: {len(alignment.groups)} groups of units in {len(alignment.indexer.layers)} layers")
+    for which, own in zip("AB", alignment.private, strict=True):
+        if own:
+            print(f"private to {which}: {', '.join(own)}")
     if not isinstance(alignment, PermutationAlignment):
         print(f"{'group':32} {'units':>6} {'parts agree':>12}")
         for group in alignment.groups:
             print(f"{group.name:32} {group.size:6d} {alignment.scores[group.name].mean():12.3f}")
         return
+    print(f"units of B that move: {alignment.moved_units} of {alignment.groups.free_units}")
     print("objective of each start: " + ", ".join(f"{value:.3f}" for value in alignment.matching.objectives))
     print(f"{'group':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
     for group in alignment.groups:

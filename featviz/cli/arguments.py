@@ -189,6 +189,14 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, write 3,2,1") from None
 
 
+def renaming(text: str) -> tuple[str, str]:
+    """`layers=features`: a name in B and the same in A."""
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise argparse.ArgumentTypeError(f"{text!r} renames nothing, write NAME_IN_B=NAME_IN_A")
+    return old, new
+
+
 def _key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():

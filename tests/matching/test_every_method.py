@@ -17,14 +17,12 @@ from featviz.matching_methods import (
     LINEAR,
     PERMUTATION,
     MatchingMethod,
-    MethodOptions,
-    ZipItOptions,
     method_named,
     methods,
-    option,
     option_arguments,
     resolve,
 )
+from featviz.matching_options import MethodOptions, ZipItOptions, option
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))

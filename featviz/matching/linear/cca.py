@@ -20,7 +20,7 @@ from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.linear.statistics import UnitStatistics
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_methods import CCAOptions
+from featviz.matching_options import CCAOptions
 
 SMALLEST = 1e-10  # eigenvalue over the largest below which a covariance has no full rank
 

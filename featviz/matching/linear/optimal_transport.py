@@ -18,7 +18,7 @@ from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.linear.statistics import UnitStatistics
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_methods import TransportOptions
+from featviz.matching_options import TransportOptions
 
 ITERATIONS, TOLERANCE = 10000, 1e-9
 

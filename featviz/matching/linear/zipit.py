@@ -16,7 +16,7 @@ from featviz.matching.assignment import Floats
 from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_methods import ZipItOptions
+from featviz.matching_options import ZipItOptions
 
 
 def match_zipit(problem: MatchingProblem, options: ZipItOptions) -> LinearCombination:

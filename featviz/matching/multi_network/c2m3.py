@@ -32,7 +32,7 @@ from featviz.matching.permutation.doubly_stochastic import permutation_matrix, s
 from featviz.matching.permutation.normalized_weights import normalized
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import axes_by_parameter, combine_rows
-from featviz.matching_methods import WeightMatchingOptions
+from featviz.matching_options import WeightMatchingOptions
 from featviz.symmetry.groups import GroupAxis, Index, PermutationGroups
 
 STEPS = 400

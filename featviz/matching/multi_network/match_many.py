@@ -21,7 +21,7 @@ from featviz.matching.permutation.baselines import identity
 from featviz.matching.permutation.normalized_weights import NormalizedWeights
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
-from featviz.matching_methods import MethodOptions, WeightMatchingOptions
+from featviz.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.symmetry.groups import Group
 from featviz.symmetry.permute import permute_module
 

@@ -18,7 +18,7 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
-from featviz.matching_methods import MethodOptions
+from featviz.matching_options import MethodOptions
 from featviz.moments import Moments
 from featviz.symmetry.groups import Group, Index
 

@@ -6,7 +6,7 @@ Scores and margins are those of the weights.
 import numpy as np
 
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_methods import MethodOptions
+from featviz.matching_options import MethodOptions
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import random_permutations
 

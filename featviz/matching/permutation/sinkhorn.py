@@ -28,7 +28,7 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights, s
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem, Progress
-from featviz.matching_methods import SinkhornOptions
+from featviz.matching_options import SinkhornOptions
 from featviz.symmetry.groups import Index
 
 START = 0.1  # share of weight matching's permutation in the first matrix; the rest is spread over all units

@@ -19,7 +19,7 @@ from featviz.matching.permutation.coordinate_descent import Perms, coordinate_de
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_methods import MethodOptions, WeightMatchingOptions
+from featviz.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.symmetry.groups import Index
 from featviz.symmetry.permute import random_permutations
 
