@@ -57,7 +57,6 @@ def _loaded(args: Namespace, source: str | Path | None) -> nn.Module:
     return load(source, args.arch, key=args.key, arguments=dict(args.arch_args), say=say).to(device)
 
 
-<<<<<<< HEAD
 def networks(args: Namespace) -> tuple[nn.Module, nn.Module]:
     """Networks A and B, which may differ."""
     return network(args, args.a), network(args, args.b, of_b=True)
@@ -67,13 +66,6 @@ def pair(args: Namespace) -> tuple[nn.Module, nn.Module]:
     """Networks A and B, of one architecture."""
     model_a, model_b = networks(args)
     check_same_architecture(model_a, model_b)
-=======
-def pair(args: Namespace, may_differ: bool = False) -> tuple[nn.Module, nn.Module]:
-    """Networks A and B, of one architecture unless they may differ."""
-    model_a, model_b = network(args, args.a), network(args, args.b)
-    if not may_differ:
-        check_same_architecture(model_a, model_b)
->>>>>>> c03d433 (Command line: --ignore, --rename, private parts and moved units; options of methods are a file of their own)
     return model_a, model_b
 
 
