@@ -46,6 +46,13 @@ def test_an_accentuated_image_excites_its_unit_more_and_stays_within_the_bound(p
     torch.testing.assert_close(found.transfer.diagonal(dim1=1, dim2=2), torch.ones(2, 2))
 
 
+def test_the_bound_holds_also_where_the_penalty_had_no_time_to_grow(photographs):
+    few = featviz.RenderConfig(size=16, steps=3, lr=2.0, precision="float32")
+    found = featviz.accentuate({"a": Net(0)}, photographs, "4", [2, 5], change=0.02, config=few)
+    assert (found.distance <= 0.02 + 1e-6).all()
+    assert (found.distance > 0.01).all()
+
+
 def test_a_larger_bound_allows_more(photographs):
     small, large = (
         featviz.accentuate({"a": Net(0)}, photographs[0], "4", [2], change=change, config=CONFIG)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
+from featviz.evidence.pictures.comparison import Comparison
 from featviz.evidence.pictures.photographs import Photographs, as_photographs
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
-from featviz.gallery.picture import Picture, finite
+from featviz.gallery.picture import finite
 from featviz.isolation import ordinary_modes
 from featviz.rendering.image.parameterizations import parameterization_class
 from featviz.rendering.image.seeding import seeded_starts
@@ -74,7 +75,7 @@ def relative_distance(x: Tensor, reference: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Accentuations(Picture):
+class Accentuations(Comparison):
     """Photographs, accentuated for the same units in several subjects.
 
     Attributes:
@@ -99,11 +100,6 @@ class Accentuations(Picture):
     distance: Tensor
     change: float
     config: RenderConfig
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """The names of the subjects."""
-        return tuple(self.images)
 
     @property
     def title(self) -> str:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
+from featviz.evidence.pictures.comparison import Comparison
 from featviz.evidence.pictures.photographs import Photographs, as_photographs
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
-from featviz.gallery.picture import Picture, finite
+from featviz.gallery.picture import finite
 from featviz.isolation import ordinary_modes
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import seeded_starts
@@ -50,7 +51,7 @@ class Caricature(ReferenceObjective):
 
 
 @dataclass(frozen=True, eq=False)
-class Caricatures(Picture):
+class Caricatures(Comparison):
     """Caricatures of photographs by one or more layers of several subjects; a row is a photograph and a layer.
 
     Attributes:
@@ -69,11 +70,6 @@ class Caricatures(Picture):
     likeness: Tensor
     cosine_power: float
     config: RenderConfig
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """The names of the subjects."""
-        return tuple(self.images)
 
     @property
     def title(self) -> str:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
+from featviz.evidence.pictures.comparison import Comparison
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
-from featviz.gallery.picture import Picture, finite
+from featviz.gallery.picture import finite
 from featviz.isolation import ordinary_modes
 from featviz.rendering.objectives import Activations, Objective, diversity
 from featviz.rendering.optimize.loop import Renderings, score_images
@@ -53,7 +54,7 @@ class Diverse(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class Variants(Picture):
+class Variants(Comparison):
     """Several images of each unit in several subjects.
 
     Attributes:
@@ -69,11 +70,6 @@ class Variants(Picture):
     cross: Tensor
     diversity: float
     config: RenderConfig
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """The names of the subjects."""
-        return tuple(self.images)
 
     @property
     def title(self) -> str:
