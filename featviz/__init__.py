@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
-    from featviz.checkpoints import load_into as load_into
-    from featviz.checkpoints import save_weights as save_weights
     from featviz.config import AlignConfig as AlignConfig
     from featviz.config import RenderConfig as RenderConfig
+    from featviz.config.matching_methods import matching_method as matching_method
+    from featviz.config.matching_options import MethodOptions as MethodOptions
     from featviz.errors import FeatvizError as FeatvizError
     from featviz.evidence.compare import compare as compare
     from featviz.evidence.comparison import Comparison as Comparison
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from featviz.matching.multi_network.align_many import align_many as align_many
     from featviz.matching.multi_network.alignment import ManyAlignment as ManyAlignment
     from featviz.matching.problem import MatchingProblem as MatchingProblem
-    from featviz.matching_methods import matching_method as matching_method
-    from featviz.matching_options import MethodOptions as MethodOptions
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
     from featviz.merging.barrier import loss_barrier as loss_barrier
@@ -57,9 +55,9 @@ if TYPE_CHECKING:
     from featviz.merging.merge import merge as merge
     from featviz.merging.multi_network import merge_many as merge_many
     from featviz.merging.task_arithmetic import task_arithmetic as task_arithmetic
+    from featviz.networks.pretrained import load as load
     from featviz.panel import Panel as Panel
     from featviz.panel_rendering import render_panel as render_panel
-    from featviz.pretrained import load as load
     from featviz.rendering.image.color import color_matrix as color_matrix
     from featviz.rendering.image.parameterizations import Parameterization as Parameterization
     from featviz.rendering.image.parameterizations import register_parameterization as register_parameterization
@@ -80,6 +78,8 @@ if TYPE_CHECKING:
     from featviz.symmetry.groups import PermutationGroups as PermutationGroups
     from featviz.triplet import Triplets as Triplets
     from featviz.triplet import render_unit_triplet as render_unit_triplet
+    from featviz.weights.checkpoints import load_into as load_into
+    from featviz.weights.checkpoints import save_weights as save_weights
     from featviz.zoo.pair import bundled_pair as bundled_pair
 
 __version__: str

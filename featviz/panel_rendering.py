@@ -9,7 +9,6 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError, UnitError
-from featviz.model_checks import check_finite, digest
 from featviz.panel import Panel
 from featviz.rendering import (
     FeatureExtractor,
@@ -25,6 +24,7 @@ from featviz.rendering import (
 from featviz.rendering.together import cross_scores, render_together
 from featviz.subjects import Subjects, common_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
+from featviz.weights.checks import check_finite, digest
 
 OwnUnits = Mapping[str, Sequence[int | None]]
 

@@ -17,12 +17,12 @@ from featviz.matching.align import align
 from featviz.matching.alignment import Alignment, LinearAlignment
 from featviz.matching.indexer import UnitMatch, UnitMix
 from featviz.merging.merge import merge
-from featviz.model_checks import check_same_architecture
 from featviz.panel import Panel
 from featviz.panel_rendering import render_panel
 from featviz.rendering import Renderings, ordinary_modes, resolve_device, uncompiled
 from featviz.subjects import Subject, as_subject, input_channels
 from featviz.units import parse_units
+from featviz.weights.checks import check_same_architecture
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from networks import TinyCNN, TinyResNet, seeded
 from torch import nn
 
 import featviz
-from featviz.checkpoints import load_weights, save_weights
 from featviz.errors import OutputError
 from featviz.files import check_writable, write_atomically
+from featviz.weights.checkpoints import load_weights, save_weights
 
 SPACE = 4096
 

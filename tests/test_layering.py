@@ -11,42 +11,24 @@ import pytest
 ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "ranges", "matching_options", "matching_methods", "config", "units", "files"}
-TORCH = BASE | {"data", "checkpoints", "model_checks", "state_dicts", "isolation", "tensors", "subjects", "moments"}
+BASE = {"errors", "config", "units", "files"}
+TORCH = BASE | {"data", "weights", "isolation", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
-ALL = LEVEL_4 | {
-    "networks",
-    "pretrained",
-    "evidence",
-    "panel",
-    "panel_rendering",
-    "triplet",
-    "normalization_check",
-    "gallery",
-    "zoo",
-}
+ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
 
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
     "errors": set(),
-    "ranges": {"errors"},
-    "matching_options": {"errors", "ranges"},
-    "matching_methods": {"errors", "ranges", "matching_options"},
-    "config": {"errors", "ranges", "matching_methods"},
+    "config": {"errors"},
     "units": {"errors"},
     "files": {"errors"},
     "data": BASE,
-    "checkpoints": BASE | {"model_checks", "state_dicts"},
-    "state_dicts": BASE | {"model_checks"},
-    "model_checks": {"errors"},
+    "weights": BASE,
     "isolation": {"errors"},
-    "tensors": set(),
     "subjects": BASE | {"data", "isolation"},
     "moments": BASE,
-    "normalization_check": TORCH,
-    "zoo": {"errors", "checkpoints"},
-    "networks": {"errors", "zoo"},
-    "pretrained": BASE | {"checkpoints", "isolation", "networks", "subjects"},
+    "zoo": {"errors", "weights"},
+    "networks": BASE | {"weights", "isolation", "subjects", "zoo"},
     "rendering": TORCH,
     "symmetry": TORCH,
     "matching": TORCH | {"symmetry"},
@@ -64,18 +46,12 @@ MAY_IMPORT = {
 # package -> third-party packages that it may import; packages that are not named may import any
 THIRD_PARTY = {
     "errors": set(),
-    "ranges": set(),
-    "matching_options": set(),
-    "matching_methods": set(),
     "config": set(),
     "units": set(),
     "files": set(),
     "gallery": {"PIL", "numpy", "matplotlib"},
-    "checkpoints": {"torch", "safetensors", "numpy"},
-    "state_dicts": {"torch"},
-    "model_checks": {"torch"},
+    "weights": {"torch", "safetensors", "numpy"},
     "isolation": {"torch"},
-    "tensors": {"torch"},
     "zoo": {"torch"},
     "symmetry": {"torch", "numpy", "scipy"},
     "matching": {"torch", "numpy", "scipy", "safetensors"},

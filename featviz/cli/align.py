@@ -6,9 +6,9 @@ from typing import Any
 
 from featviz.cli import arguments
 from featviz.config import AlignConfig
+from featviz.config.matching_methods import LINEAR, method_named, methods, option_arguments
 from featviz.errors import AlignmentError, DataError
 from featviz.files import check_writable
-from featviz.matching_methods import LINEAR, method_named, methods, option_arguments
 
 DESCRIPTION = """\
 Find which unit of B corresponds to which unit of A, for every layer, and write it to a file.

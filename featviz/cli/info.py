@@ -66,7 +66,7 @@ def run(args: Namespace) -> None:
 def _check_normalization(args: Namespace, model: "nn.Module") -> list[str]:
     """A table of what the network says of each normalization of its input, and which fits best."""
     from featviz.cli import inputs
-    from featviz.normalization_check import best_normalization, check_normalization
+    from featviz.evidence.normalization_check import best_normalization, check_normalization
 
     data = inputs.images(args, model, args.size)
     assert data is not None

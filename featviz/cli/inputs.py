@@ -16,11 +16,11 @@ from featviz.errors import DataError, ModelError, UnitError
 from featviz.gallery import bands
 from featviz.matching.alignment import Alignment, load_alignment
 from featviz.matching.exchange.permutation_files import read_permutations
-from featviz.model_checks import check_same_architecture
-from featviz.networks import build
-from featviz.pretrained import is_weights_name, load
+from featviz.networks.architectures import build
+from featviz.networks.pretrained import is_weights_name, load
 from featviz.rendering import layer_width, resolve_device, resolve_layer
 from featviz.subjects import Subject, input_channels, input_normalization, remember_normalization
+from featviz.weights.checks import check_same_architecture
 
 
 def network(args: Namespace, source: str | Path | None, of_b: bool = False) -> nn.Module:

@@ -54,10 +54,10 @@ def run(args: Namespace) -> None:
     if args.repair != "none" and args.data is None and 0 < args.weight < 1:
         raise DataError(f"--repair {args.repair} measures statistics on images: give --data FOLDER, or --repair none.")
     check_writable(args.out)
-    from featviz.checkpoints import save_weights
     from featviz.cli import inputs
     from featviz.matching.alignment import PermutationAlignment
     from featviz.merging.merge import merge
+    from featviz.weights.checkpoints import save_weights
 
     model_a, model_b = inputs.pair(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)

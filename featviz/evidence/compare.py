@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featviz.config.matching_methods import WeightMatchingOptions
 from featviz.data import Data, device_of
 from featviz.errors import AlignmentError, ModelError
 from featviz.evidence.comparison import Comparison, GroupScores, Outcome
@@ -22,13 +23,12 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights, s
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
-from featviz.matching_methods import WeightMatchingOptions
 from featviz.merging.barrier import evaluate
 from featviz.merging.batchnorm import has_batchnorm
 from featviz.merging.merge import merge
-from featviz.model_checks import BATCH_COUNTER, check_finite
 from featviz.subjects import Subject, as_subject, input_normalization, network_of
 from featviz.symmetry.groups import Index, PermutationGroups
+from featviz.weights.checks import BATCH_COUNTER, check_finite
 
 Progress = Callable[[str], None]
 
@@ -179,7 +179,7 @@ def _unit_scores(
 def _correlations(a: nn.Module, b: nn.Module, groups: PermutationGroups, data: Data) -> dict[str, Floats]:
     """(n, n) of every group whose units are seen somewhere: the mean correlation over where they are."""
     sites = {name: found for name, found in activation_sites(a, groups).items() if found}
-    moments = measure_moments((a, b), sites, data, [(0, 1)])
+    moments = measure_moments(MatchingProblem("activations", (a, b), groups, data), sites, [(0, 1)])
     return {name: np.mean([one.correlation().cpu().numpy() for one in own], axis=0) for name, own in moments.items()}
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from featviz.config.matching_methods import LINEAR, MatchingMethod, function_of, resolve
+from featviz.config.matching_options import MethodOptions
 from featviz.data import Data
 from featviz.errors import AlignmentError
 from featviz.matching.alignment import Alignment, LinearAlignment, PermutationAlignment
@@ -17,10 +19,8 @@ from featviz.matching.linear.combination import LinearCombination
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching.shared_parts import Rename, find_groups, groups_for_matching, module_names_in_b
-from featviz.matching_methods import LINEAR, MatchingMethod, function_of, resolve
-from featviz.matching_options import MethodOptions
-from featviz.model_checks import check_finite, digest
 from featviz.subjects import Subject, as_subject
+from featviz.weights.checks import check_finite, digest
 
 log = logging.getLogger("featviz.matching")
 

@@ -20,11 +20,11 @@ from featviz.matching.assignment import Floats, Matching
 from featviz.matching.indexer import LinearUnitIndexer, UnitIndexer
 from featviz.matching.linear.combination import PARENTS, LinearCombination, combination_of_permutations
 from featviz.matching.shared_parts import Private, groups_for_matching
-from featviz.model_checks import digest
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
 from featviz.symmetry.shared_groups import SharedGroups
+from featviz.weights.checks import digest
 
 
 @dataclass(frozen=True)

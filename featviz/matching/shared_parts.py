@@ -18,7 +18,7 @@ from featviz.errors import ModelError, near_names
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.groups import LayerUnits, PermutationGroups
 from featviz.symmetry.shared_groups import SharedGroups, shared_groups, shared_names
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 log = logging.getLogger("featviz.matching")
 Rename = Mapping[str, str] | Callable[[str], str] | None

@@ -21,7 +21,7 @@ from featviz.matching.problem import MatchingProblem
 from featviz.moments import Moments, Pairs
 from featviz.subjects import normalized_inputs
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 
 @dataclass(frozen=True)

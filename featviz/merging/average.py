@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featviz.isolation import copy_of
 from featviz.subjects import Subject, known_normalization, remember_normalization
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 log = logging.getLogger("featviz")
 

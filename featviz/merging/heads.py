@@ -34,7 +34,7 @@ from featviz.merging.private_parts import average_shared, shared_tensors
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.discovery import private_copy
 from featviz.symmetry.groups import PermutationGroups
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 
 def merge_heads(

@@ -10,8 +10,8 @@ from featviz.errors import AlignmentError
 from featviz.matching.multi_network.alignment import ManyAlignment
 from featviz.merging.average import average, remember_average_normalization
 from featviz.merging.batchnorm import Progress, check_batchnorm_repair, has_batchnorm, reset_batchnorm
-from featviz.model_checks import check_same_architecture
 from featviz.subjects import Subject, as_subject
+from featviz.weights.checks import check_same_architecture
 
 
 def merge_many(

@@ -5,6 +5,7 @@ or both, with one trunk (`TwoHeads`).
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -12,8 +13,8 @@ from featviz.errors import AlignmentError, ModelError
 from featviz.isolation import copy_of
 from featviz.matching.alignment import Alignment
 from featviz.merging.average import write_average
-from featviz.model_checks import first_names
-from featviz.tensors import named_tensors
+from featviz.weights.checks import first_names
+from featviz.weights.tensors import named_tensors
 
 HEADS = ("a", "b", "both")
 
@@ -37,7 +38,8 @@ class TwoHeads(nn.Module):
             if id(tensor) in replaced:
                 path, _, leaf = name.rpartition(".")
                 module = b.get_submodule(path)
-                (module._parameters if leaf in module._parameters else module._buffers)[leaf] = replaced[id(tensor)]
+                held: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
+                held[leaf] = replaced[id(tensor)]
 
     def forward(self, *inputs: object) -> tuple[object, object]:
         return self.a(*inputs), self.b(*inputs)

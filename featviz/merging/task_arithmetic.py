@@ -16,9 +16,9 @@ from featviz.errors import AlignmentError, ModelError
 from featviz.isolation import copy_of
 from featviz.merging.average import remember_average_normalization, write_sum_of_differences
 from featviz.merging.batchnorm import Progress, check_batchnorm_repair, has_batchnorm, reset_batchnorm
-from featviz.model_checks import check_finite, first_names
 from featviz.subjects import Subject, as_subject
-from featviz.tensors import named_tensors
+from featviz.weights.checks import check_finite, first_names
+from featviz.weights.tensors import named_tensors
 
 log = logging.getLogger("featviz")
 HIGHEST = 10  # the largest weight, either way

@@ -15,7 +15,6 @@ from featviz.config import RenderConfig
 from featviz.data import device_of
 from featviz.errors import DeviceError, RenderError, UnitError
 from featviz.isolation import ordinary_modes
-from featviz.model_checks import check_finite
 from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor, recorded_layers
 from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
@@ -26,6 +25,7 @@ from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_de
 from featviz.rendering.receptive_field import at_receptive_field
 from featviz.subjects import Subject, as_subject
 from featviz.units import format_unit, parse_units
+from featviz.weights.checks import check_finite
 
 What = str | Sequence[str] | Objective | Callable[[Callable[[str], Tensor]], Tensor]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.model_checks import check_finite
 from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective, channel
@@ -20,6 +19,7 @@ from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient
 from featviz.rendering.render import layer_width
 from featviz.subjects import Subject, Subjects, common_channels, named_subjects
+from featviz.weights.checks import check_finite
 
 Scored = tuple[FeatureExtractor, Objective]
 

@@ -15,7 +15,7 @@ from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
 from featviz.symmetry.trace import Trace
 from featviz.symmetry.verification import is_random, verified
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 log = logging.getLogger("featviz.symmetry")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import Group, GroupAxis, Index, LayerUnits, PermutationGroups
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 AxisIndex = dict[tuple[str, int, int], Index]  # parameter, axis, number of blocks
 

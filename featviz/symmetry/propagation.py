@@ -20,7 +20,7 @@ from featviz.symmetry.rules.recurrent import Recurrent, recurrent
 from featviz.symmetry.rules.registry import Call
 from featviz.symmetry.trace import OUTPUT, ModuleTensor, Trace
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 
 class Propagation(TorchDispatchMode):

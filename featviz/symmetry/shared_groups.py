@@ -20,7 +20,7 @@ from featviz.isolation import copy_of
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.groups import Group, PermutationGroups
 from featviz.symmetry.solve_groups import group_name
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from featviz.symmetry.trace import ParameterAxis, Trace
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 NO_PARAMETER = "="  # starts the names of axes that belong to no parameter
 

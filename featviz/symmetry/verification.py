@@ -14,7 +14,7 @@ from featviz.errors import AlignmentError
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
 from featviz.symmetry.permute import layer_permutation, permute_module, random_permutations
-from featviz.tensors import named_tensors, tensors_of
+from featviz.weights.tensors import named_tensors, tensors_of
 
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 REFUSED = "permuting it changes the output (found by verification)"

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featviz.checkpoints import load_into, load_weights
 from featviz.errors import CheckpointError
+from featviz.weights.checkpoints import load_into, load_weights
 from featviz.zoo.named import zoo_network
 
 PARTS = ("a.safetensors", "b.safetensors", "alignment.safetensors", "merged-statistics.safetensors", "card.json")

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featviz.checkpoints import load_into, load_weights
 from featviz.errors import CheckpointError
-from featviz.model_checks import digest
+from featviz.weights.checkpoints import load_into, load_weights
+from featviz.weights.checks import digest
 
 TABLE = Path(__file__).parent.parent.parent / "docs" / "checkpoints.md"
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featviz.checkpoints import load_into, load_weights
 from featviz.errors import CheckpointError, ModelError
-from featviz.model_checks import check_finite, check_same_architecture, digest
+from featviz.weights.checkpoints import load_into, load_weights
+from featviz.weights.checks import check_finite, check_same_architecture, digest
 
 
 def net(width: int = 4, seed: int = 0) -> nn.Sequential:

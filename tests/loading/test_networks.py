@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featviz.errors import CheckpointError, ModelError
-from featviz.model_checks import digest
-from featviz.networks import build
+from featviz.networks.architectures import build
+from featviz.weights.checks import digest
 from featviz.zoo import CifarResNet, CifarVGG
 from featviz.zoo.pair import PARTS, read_pair
 

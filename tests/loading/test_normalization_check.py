@@ -6,7 +6,7 @@ from networks import seeded
 from torch import nn
 
 from featviz.errors import DataError
-from featviz.normalization_check import (
+from featviz.evidence.normalization_check import (
     NormalizationCheck,
     best_normalization,
     candidate_normalizations,

@@ -13,10 +13,10 @@ from torch import nn
 
 import featviz
 from featviz.errors import CheckpointError, ModelError
-from featviz.model_checks import digest
-from featviz.networks import build
-from featviz.pretrained import is_weights_name
+from featviz.networks.architectures import build
+from featviz.networks.pretrained import is_weights_name
 from featviz.subjects import input_normalization
+from featviz.weights.checks import digest
 
 TORCHVISION, TORCHVISION_FILE = "torchvision:squeezenet1_1/IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth"
 TIMM = "test_resnet.r160_in1k"

@@ -10,10 +10,7 @@ from torch import nn
 
 import featviz
 from featviz.config import AlignConfig
-from featviz.errors import AlignmentError
-from featviz.matching.assignment import match_by_similarity
-from featviz.matching.unit_axes import unit_rows
-from featviz.matching_methods import (
+from featviz.config.matching_methods import (
     LINEAR,
     PERMUTATION,
     MatchingMethod,
@@ -22,7 +19,10 @@ from featviz.matching_methods import (
     option_arguments,
     resolve,
 )
-from featviz.matching_options import MethodOptions, ZipItOptions, option
+from featviz.config.matching_options import MethodOptions, ZipItOptions, option
+from featviz.errors import AlignmentError
+from featviz.matching.assignment import match_by_similarity
+from featviz.matching.unit_axes import unit_rows
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from featviz.matching.assignment import Matching
 from featviz.matching.indexer import UnitIndexer
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.permute import permute_module
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 # name -> network, input side
 ARCHITECTURES = {

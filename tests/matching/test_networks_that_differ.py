@@ -9,8 +9,8 @@ from networks import TinyResNet, planted, relative_difference, seeded
 from torch import nn
 
 import featviz
+from featviz.config.matching_methods import PERMUTATION, methods
 from featviz.errors import AlignmentError, ModelError, UnitError
-from featviz.matching_methods import PERMUTATION, methods
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
 DATA = [torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)]

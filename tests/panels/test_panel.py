@@ -12,7 +12,7 @@ from torch import nn
 
 import featviz
 from featviz.errors import DeviceError, ModelError, RenderError, UnitError
-from featviz.model_checks import digest
+from featviz.weights.checks import digest
 
 CONFIG = featviz.RenderConfig(size=12, steps=4, precision="float64")
 

@@ -14,8 +14,8 @@ from torch import nn
 import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError, DeviceError, ModelError, RenderError, UnitError
-from featviz.model_checks import digest
 from featviz.rendering import FeatureExtractor, ascend, channel, seeded_starts
+from featviz.weights.checks import digest
 
 CONFIG = featviz.RenderConfig(size=12, steps=4, precision="float64")
 

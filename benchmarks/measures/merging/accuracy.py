@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 import featviz
-from featviz.matching_methods import method_named
+from featviz.config.matching_methods import method_named
 from featviz.merging.batchnorm import has_batchnorm
 from measures import report
 from measures.cifar import Batches, add_cifar, sample

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import featviz
-from featviz.matching_methods import method_named
+from featviz.config.matching_methods import method_named
 from featviz.merging.heads import tensors_until
 from measures.cifar import Batches, add_cifar, sample
 from measures.merging.accuracy import LABELS

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 import featviz
-from featviz.checkpoints import load_into
-from featviz.networks import build
+from featviz.networks.architectures import build
+from featviz.weights.checkpoints import load_into
 
 COMMAND = Path(__file__).parents[2] / "merging.py"
 BUNDLED = "resnet20-x2"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from featviz.errors import AlignmentError, near_names
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 from featviz.symmetry.permute import axis_indices
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 AxesToPerm = Mapping[str, Sequence[str | None]]
 FLAX = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}

@@ -32,10 +32,10 @@ from featviz.matching.alignment import Alignment, PermutationAlignment, check_di
 from featviz.matching.alignment_file import CONVENTION
 from featviz.matching.exchange.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
-from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.symmetry.discovery import permutation_groups, private_copy
 from featviz.symmetry.verification import TOLERANCE, relative_error
-from featviz.tensors import named_tensors
+from featviz.weights.checks import check_finite, check_same_architecture, digest
+from featviz.weights.tensors import named_tensors
 
 FORMAT, VERSION = "featviz-permutations", 1
 INVERSE = "B'[perm[i]] = B[i]"

@@ -14,13 +14,13 @@ without full rank is refused.
 
 import numpy as np
 
+from featviz.config.matching_options import CCAOptions
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Floats
 from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.linear.statistics import UnitStatistics
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_options import CCAOptions
 
 SMALLEST = 1e-10  # eigenvalue over the largest below which a covariance has no full rank
 

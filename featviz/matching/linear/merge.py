@@ -16,7 +16,7 @@ from featviz.isolation import copy_of
 from featviz.matching.linear.combination import LinearCombination
 from featviz.matching.unit_axes import axes_by_parameter
 from featviz.symmetry.groups import GroupAxis, PermutationGroups
-from featviz.tensors import named_tensors
+from featviz.weights.tensors import named_tensors
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 OUTPUT, INPUT = "output", "input"  # what an axis of a module's tensor is: of the units it produces, of those it reads

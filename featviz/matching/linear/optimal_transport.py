@@ -13,12 +13,12 @@ A soft plan averages B's units, which are not alike, and so leaves less of B: on
 import numpy as np
 from scipy.special import logsumexp
 
+from featviz.config.matching_options import TransportOptions
 from featviz.matching.assignment import Floats, assign
 from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.linear.statistics import UnitStatistics
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_options import TransportOptions
 
 ITERATIONS, TOLERANCE = 10000, 1e-9
 

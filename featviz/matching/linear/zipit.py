@@ -12,11 +12,11 @@ with those of B, as they come.
 
 import numpy as np
 
+from featviz.config.matching_options import ZipItOptions
 from featviz.matching.assignment import Floats
 from featviz.matching.linear.combination import LinearCombination, Pair
 from featviz.matching.linear.combine import combine_groups
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_options import ZipItOptions
 
 
 def match_zipit(problem: MatchingProblem, options: ZipItOptions) -> LinearCombination:

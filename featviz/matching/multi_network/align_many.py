@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from featviz.config.matching_methods import MatchingMethod, function_of, resolve
+from featviz.config.matching_options import MethodOptions
 from featviz.data import Data
 from featviz.errors import AlignmentError
 from featviz.matching.align import check_data, scored_matching
@@ -15,11 +17,9 @@ from featviz.matching.multi_network.alignment import ManyAlignment, Perms, relat
 from featviz.matching.multi_network.match_many import weight_objective
 from featviz.matching.permutation.baselines import identity
 from featviz.matching.problem import MatchingProblem, Progress
-from featviz.matching_methods import MatchingMethod, function_of, resolve
-from featviz.matching_options import MethodOptions
-from featviz.model_checks import check_finite, check_same_architecture, digest
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.discovery import permutation_groups
+from featviz.weights.checks import check_finite, check_same_architecture, digest
 
 
 def align_many(

@@ -12,9 +12,9 @@ from torch import nn
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Matching
 from featviz.matching.indexer import UnitIndexer
-from featviz.model_checks import digest
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
+from featviz.weights.checks import digest
 
 Perms = dict[str, Index]
 

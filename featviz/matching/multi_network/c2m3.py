@@ -24,6 +24,7 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 
+from featviz.config.matching_options import WeightMatchingOptions
 from featviz.matching.assignment import assign_family
 from featviz.matching.multi_network.alignment import Perms
 from featviz.matching.multi_network.match_many import match_weights
@@ -32,7 +33,6 @@ from featviz.matching.permutation.doubly_stochastic import permutation_matrix, s
 from featviz.matching.permutation.normalized_weights import normalized
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import axes_by_parameter, combine_rows
-from featviz.matching_options import WeightMatchingOptions
 from featviz.symmetry.groups import GroupAxis, Index, PermutationGroups
 
 STEPS = 400

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from featviz.config.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Floats, assign_family, groups_of_units
 from featviz.matching.multi_network.alignment import Perms, relative_permutations
@@ -21,7 +22,6 @@ from featviz.matching.permutation.baselines import identity
 from featviz.matching.permutation.normalized_weights import NormalizedWeights
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
-from featviz.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.symmetry.groups import Group
 from featviz.symmetry.permute import permute_module
 

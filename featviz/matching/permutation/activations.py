@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from featviz.config.matching_options import MethodOptions
 from featviz.matching.assignment import Floats, Matching, assign_family, groups_of_units, score_permutations
 from featviz.matching.permutation.coordinate_descent import place_progressively
 from featviz.matching.permutation.normalized_weights import NormalizedWeights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
-from featviz.matching_options import MethodOptions
 from featviz.moments import Moments
 from featviz.symmetry.groups import Group, Index
 

@@ -5,8 +5,8 @@ Scores and margins are those of the weights.
 
 import numpy as np
 
+from featviz.config.matching_options import MethodOptions
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_options import MethodOptions
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import random_permutations
 

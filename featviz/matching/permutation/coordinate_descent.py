@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from featviz.config.matching_options import WeightMatchingOptions
 from featviz.matching.assignment import assign
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.permutation.weight_blocks import best_block_permutations, permuted_twice
-from featviz.matching_options import WeightMatchingOptions
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 
 Perms = dict[str, Index]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.config.matching_options import SinkhornOptions
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.coordinate_descent import coordinate_descent
 from featviz.matching.permutation.doubly_stochastic import (
@@ -28,7 +29,6 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights, s
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem, Progress
-from featviz.matching_options import SinkhornOptions
 from featviz.symmetry.groups import Index
 
 START = 0.1  # share of weight matching's permutation in the first matrix; the rest is spread over all units

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from featviz.config.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.activations import match_correlations
 from featviz.matching.permutation.coordinate_descent import Perms, coordinate_descent, place_progressively
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
-from featviz.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.symmetry.groups import Index
 from featviz.symmetry.permute import random_permutations
 

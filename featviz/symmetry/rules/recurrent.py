@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}  # 1 for nn.RNN and nn.RNNCell
 Recurrent = nn.RNNBase | nn.RNNCellBase

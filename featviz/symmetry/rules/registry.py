@@ -46,7 +46,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from featviz.errors import ModelError
 from featviz.symmetry.unit_tracer import UnitTracer
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 log = logging.getLogger("featviz.symmetry")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from featviz.symmetry.rules.registry import Call, rule, rule_of_kind
 from featviz.symmetry.unit_tracer import UnitTracer, compact
-from featviz.tensors import tensors_of
+from featviz.weights.tensors import tensors_of
 
 aten = torch.ops.aten
 

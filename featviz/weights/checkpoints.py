@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from featviz.errors import CheckpointError, OutputError
 from featviz.files import write_atomically
-from featviz.model_checks import count_invalid, first_names
-from featviz.state_dicts import Entry, find_entries, match_network, only_entry
+from featviz.weights.checks import count_invalid, first_names
+from featviz.weights.state_dicts import Entry, find_entries, match_network, only_entry
 
 log = logging.getLogger("featviz")
 # Plain values that trainers save beside the weights, and that torch.load does not allow by itself: arguments, NumPy numbers.

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from featviz.checkpoints import load_into
 from featviz.errors import CheckpointError, ModelError, near_names
 from featviz.isolation import copy_of
-from featviz.networks import build, import_timm, summary
+from featviz.networks.architectures import build, import_timm, summary
 from featviz.subjects import remember_normalization
+from featviz.weights.checkpoints import load_into
 
 log = logging.getLogger("featviz")
 SOURCES = ("torchvision:", "timm:", "hf-hub:")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from featviz.errors import CheckpointError, near_names
-from featviz.model_checks import BATCH_COUNTER, counted_names, first_names, missing_names
+from featviz.weights.checks import BATCH_COUNTER, counted_names, first_names, missing_names
 
 # Entries of training state, which hold tensors but no weights.
 TRAINING_STATE = ("optim", "sched", "scaler", "callback", "loops", "hyper", "rng", "mask", "config", "args")

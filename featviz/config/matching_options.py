@@ -6,8 +6,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from featviz.config.ranges import in_range
 from featviz.errors import AlignmentError
-from featviz.ranges import in_range
 
 
 def option(default: Any, text: str, low: float, high: float) -> Any:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from featviz.config.matching_methods import AlignConfig
+from featviz.config.ranges import each, in_range, number, numbers
 from featviz.errors import AlignmentError, RenderError
-from featviz.matching_methods import AlignConfig
-from featviz.ranges import each, in_range, number, numbers
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]

@@ -25,8 +25,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from featviz.errors import AlignmentError
-from featviz.matching_options import (
+from featviz.config.matching_options import (
     CCAOptions,
     MethodOptions,
     SinkhornOptions,
@@ -34,7 +33,8 @@ from featviz.matching_options import (
     WeightMatchingOptions,
     ZipItOptions,
 )
-from featviz.ranges import in_range
+from featviz.config.ranges import in_range
+from featviz.errors import AlignmentError
 
 PERMUTATION, LINEAR = "permutation", "linear combination"
 SEEDS = 2**62  # the largest seed

@@ -1,0 +1,1 @@
+"""Networks by name: architectures with fresh weights, and published weights."""

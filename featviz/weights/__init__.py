@@ -1,0 +1,1 @@
+"""Weights of networks: checkpoint files, state dicts, tensors by name, checks."""
