@@ -4,6 +4,7 @@ two networks, an example input, perhaps data -> `Comparison`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -11,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.config.matching_methods import WeightMatchingOptions
+from featviz.config.matching_options import WeightMatchingOptions
 from featviz.data import Data, device_of
 from featviz.errors import AlignmentError, ModelError
 from featviz.evidence.comparison import Comparison, GroupScores, Outcome
 from featviz.isolation import copy_of, weight_sharing_copy
 from featviz.matching.align import align
-from featviz.matching.alignment import Alignment
+from featviz.matching.alignment import PermutationAlignment
 from featviz.matching.assignment import Floats, assign
-from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem
+from featviz.matching.shared_parts import groups_for_matching, module_names_in_b
 from featviz.matching.unit_activations import activation_sites, measure_moments
 from featviz.merging.barrier import evaluate
 from featviz.merging.batchnorm import has_batchnorm
 from featviz.merging.merge import merge
 from featviz.subjects import Subject, as_subject, input_normalization, network_of
-from featviz.symmetry.groups import Index, PermutationGroups
+from featviz.symmetry.groups import Index
 from featviz.weights.checks import BATCH_COUNTER, check_finite
 
 Progress = Callable[[str], None]
@@ -139,31 +140,32 @@ def _structure(a: nn.Module, b: nn.Module) -> dict[str, Any]:
 
 def _alignments(
     a: nn.Module, b: nn.Module, example: object, data: Data | None, seed: int, say: Progress
-) -> dict[str, Alignment]:
+) -> dict[str, PermutationAlignment]:
     """Of the identity, of weight matching and, with data, of activation matching."""
     found = {}
     for method in ("identity", "weights") if data is None else ("identity", "weights", "activations"):
         say(f"matching {method}")
         matched_on = data if method == "activations" else None
-        found[method] = align(a, b, example, method, matched_on, seed, verify=method == "identity")
+        alignment = align(a, b, example, method, matched_on, seed, verify=method == "identity")
+        assert isinstance(alignment, PermutationAlignment)
+        found[method] = alignment
     return found
 
 
 def _unit_scores(
-    a: nn.Module, b: nn.Module, alignments: Mapping[str, Alignment], data: Data | None, seed: int
+    a: nn.Module, b: nn.Module, alignments: Mapping[str, PermutationAlignment], data: Data | None, seed: int
 ) -> tuple[dict[str, float], tuple[GroupScores, ...]]:
     """Mean scores by method, "chance" among them, and the scores of every group."""
     groups = alignments["identity"].groups
-    perms = {method: alignment.permutations for method, alignment in alignments.items()}
+    problem = _problem(alignments["identity"], a, b, data, seed)
     if data is None:
-        weights = NormalizedWeights(a, b, groups)
-        found = {method: score_by_weights(weights, groups, own).scores for method, own in perms.items()}
-        problem = MatchingProblem("weights", (a, _shuffled(b, seed)), groups, seed=seed)
-        found["chance"] = match_weights(problem, WeightMatchingOptions(restarts=1)).scores
+        found = {method: alignment.scores for method, alignment in alignments.items()}
+        shuffled = replace(problem, models=(a, _shuffled(b, seed)))
+        found["chance"] = match_weights(shuffled, WeightMatchingOptions(restarts=1)).scores
     else:
-        similarity = _correlations(a, b, groups, data)
-        found = {method: _picked(similarity, own) for method, own in perms.items()}
-        similarity = _correlations(a, _seeing_successors(b), groups, data)
+        similarity = _correlations(problem)
+        found = {method: _picked(similarity, alignment.permutations) for method, alignment in alignments.items()}
+        similarity = _correlations(replace(problem, models=(a, _seeing_successors(b))))
         found["chance"] = _picked(similarity, {name: assign(matrix, name) for name, matrix in similarity.items()})
     by_method = {method: {name: float(np.mean(own[name])) for name in found["chance"]} for method, own in found.items()}
     sizes = {group.name: group.size for group in groups if group.name in by_method["chance"]}
@@ -176,10 +178,21 @@ def _unit_scores(
     return overall, tuple(GroupScores(name, sizes[name], *row) for name, row in zip(sizes, rows, strict=True))
 
 
-def _correlations(a: nn.Module, b: nn.Module, groups: PermutationGroups, data: Data) -> dict[str, Floats]:
+def _problem(
+    alignment: PermutationAlignment, a: nn.Module, b: nn.Module, data: Data | None, seed: int
+) -> MatchingProblem:
+    """What `align` gives its methods: for networks that differ, what they share."""
+    problem = MatchingProblem(alignment.method, (a, b), alignment.groups, data, seed)
+    parts = alignment.parts
+    if parts is None:
+        return problem
+    return replace(problem, groups=groups_for_matching(parts), names_in_b=module_names_in_b(parts))
+
+
+def _correlations(problem: MatchingProblem) -> dict[str, Floats]:
     """(n, n) of every group whose units are seen somewhere: the mean correlation over where they are."""
-    sites = {name: found for name, found in activation_sites(a, groups).items() if found}
-    moments = measure_moments(MatchingProblem("activations", (a, b), groups, data), sites, [(0, 1)])
+    sites = {name: found for name, found in activation_sites(problem.model_a, problem.groups).items() if found}
+    moments = measure_moments(problem, sites, [(0, 1)])
     return {name: np.mean([one.correlation().cpu().numpy() for one in own], axis=0) for name, own in moments.items()}
 
 
@@ -216,7 +229,7 @@ def _labelled(data: Data, *models: nn.Module) -> bool:
 
 
 def _outcomes(
-    a: nn.Module, b: nn.Module, alignments: Mapping[str, Alignment], repaired_on: Data, measured_on: Data
+    a: nn.Module, b: nn.Module, alignments: Mapping[str, PermutationAlignment], repaired_on: Data, measured_on: Data
 ) -> dict[str, Outcome]:
     """Of the parents, and of their equal average under every alignment, repaired."""
     networks = {"A": lambda: a, "B": lambda: b}
