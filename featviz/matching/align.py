@@ -39,6 +39,7 @@ def align(
     *,
     ignore: Iterable[str] = (),
     rename: Rename = None,
+    free_outputs: bool = False,
 ) -> Alignment:
     """Find which of B's units correspond to which of A's: a permutation of every group, or linear combinations.
 
@@ -63,6 +64,9 @@ def align(
         ignore: patterns of names (`["fc.*"]`) of parameters that are private although both networks have them.
         rename: where B is the same network in another spelling: B's names of parameters or modules -> A's, or a function that
             makes A's name of B's.
+        free_outputs: A and B are the first parts of larger networks (`align(a.features, b.features, ...)`), so that the order
+            of their outputs may change: the last layer is matched, too, and B' gives B's outputs in A's order. Otherwise units
+            of outputs are fixed.
 
     Returns:
         A `PermutationAlignment`; a `LinearAlignment` of a method that combines units.
@@ -78,7 +82,7 @@ def align(
     a, b = (subject.model for subject in subjects)
     for name, model in (("model A", a), ("model B", b)):
         check_finite(model, name)
-    groups, parts = find_groups(a, b, example_input, ignore, rename, verify)
+    groups, parts = find_groups(a, b, example_input, ignore, rename, verify, free_outputs)
     if parts is not None and chosen.gives == LINEAR:
         raise AlignmentError(
             f"method {chosen.name!r} combines units of networks of one architecture, and these differ: use method 'weights' or "
@@ -96,14 +100,14 @@ def align(
             raise AlignmentError(f"method {chosen.name!r} gave a {type(found).__name__}: return a LinearCombination.")
         return LinearAlignment(*known, found)
     alignment = PermutationAlignment(*known, scored_matching(problem, found), parts=parts)
-    if not alignment.moved_units and not chosen.control:
+    if groups.free_units and not alignment.moved_units and not chosen.control:
         log.warning("%s", NOTHING_MOVED.format(method=chosen.name, units=groups.free_units))
     return alignment
 
 
 NOTHING_MOVED = (
-    "method '{method}' moves no unit: every one of {units} interchangeable units of B stays where it is. Either both networks "
-    "have their units in one order (copies, fine-tuned from one base), or there is nothing to permute."
+    "method '{method}' moves no unit: all {units} interchangeable units of B have the number of the unit of A, as in "
+    "copies and in networks that were fine-tuned from one base."
 )
 
 

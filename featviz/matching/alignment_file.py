@@ -97,7 +97,7 @@ def _flatten_groups(groups: PermutationGroups) -> tuple[Arrays, dict[str, Any]]:
         )
     sites = {}
     for role, layers in (("layers", groups.layers), ("reads", groups.reads)):
-        sites[role] = {name: [units.width, units.axis] for name, units in layers.items()}
+        sites[role] = {name: [units.width, units.axis, units.reason] for name, units in layers.items()}
         for name, units in layers.items():
             arrays[f"{role}/{name}"] = np.stack([units.group, units.element]).astype(np.int32)
     pinned = [asdict(pin) for pin in groups.pinned]
@@ -114,8 +114,8 @@ def _unflatten_groups(arrays: Arrays, structure: dict[str, Any]) -> PermutationG
         groups.append(Group(entry["name"], entry["size"], tuple(axes), entry["blocks"], entry["family"]))
     layers, reads = (
         {
-            name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64))
-            for name, (width, axis) in structure["sites"][role].items()
+            name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64), *reason)
+            for name, (width, axis, *reason) in structure["sites"][role].items()
         }
         for role in ("layers", "reads")
     )

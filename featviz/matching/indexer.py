@@ -28,7 +28,8 @@ class UnitMatch:
     """Unit `a` of A's layer and its partner `b` in the original B.
 
     `score` is a correlation (activation matching) or cosine (weight matching) in [-1, 1]; `margin` is its lead over the
-    best other candidate. Both are NaN where the unit may not move, and so needs no matching.
+    best other candidate. Both are NaN where the unit may not move, and so is not matched; `reason` then says why, as far as it
+    is known ("the network's output").
     """
 
     layer: str
@@ -36,6 +37,7 @@ class UnitMatch:
     b: int
     score: float
     margin: float
+    reason: str = ""
 
     @property
     def fixed(self) -> bool:
@@ -47,7 +49,8 @@ class UnitMatch:
         return {"a": self.a, "b": self.b, "score": finite(self.score), "margin": finite(self.margin)}
 
     def __str__(self) -> str:
-        how = "fixed" if self.fixed else f"score {self.score:.2f}, margin {self.margin:+.2f}"
+        why = f": {self.reason}" if self.reason else ""
+        how = f"fixed{why}" if self.fixed else f"score {self.score:.2f}, margin {self.margin:+.2f}"
         return f"A {format_unit(self.layer, self.a)} = B {format_unit(self.layer, self.b)} ({how})"
 
 
@@ -174,7 +177,7 @@ class UnitIndexer:
         (a,) = self.check(layer, unit).tolist()
         info = self.units(layer)
         if info.group[a] < 0:
-            return UnitMatch(layer, a, a, float("nan"), float("nan"))
+            return UnitMatch(layer, a, a, float("nan"), float("nan"), info.reason)
         group = self._groups.groups[info.group[a]].name
         element = info.element[a]
         score, margin = (float(values[group][element]) for values in (self._matching.scores, self._matching.margins))
@@ -184,7 +187,8 @@ class UnitIndexer:
         """One row per unit: layer, a, b, score, margin, group. Ready for a data frame or a CSV writer."""
         info = self.units(layer)
         names = [None if g < 0 else self._groups.groups[g].name for g in info.group]
-        return [{**asdict(self.match(layer, unit)), "group": names[unit]} for unit in range(info.width)]
+        rows = [{**asdict(self.match(layer, unit)), "group": names[unit]} for unit in range(info.width)]
+        return [{key: value for key, value in row.items() if key != "reason"} for row in rows]
 
     def group_of(self, layer: str, unit: int) -> Group | None:
         """The group that a unit belongs to; None where it may not move."""

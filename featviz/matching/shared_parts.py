@@ -38,12 +38,14 @@ def find_groups(
     ignore: Iterable[str] = (),
     rename: Rename = None,
     verify: bool = True,
+    free_outputs: bool = False,
 ) -> tuple[PermutationGroups, SharedGroups | None]:
     """The groups of A, and what A and B share; None where they are of one architecture and nothing is ignored or renamed.
 
     Args:
         ignore: patterns of A's or B's names that are private although they are alike, `fc.*`.
         rename: B's names (of parameters or of modules) -> A's, or a function of B's name.
+        verify, free_outputs: as in `permutation_groups`.
 
     Raises:
         ModelError: no parameter in common, no interchangeable units in common, `ignore` or `rename` with names that are not
@@ -51,7 +53,7 @@ def find_groups(
     """
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     if rename is None and not ignore and _shapes(model_a) == _shapes(model_b):
-        return permutation_groups(model_a, example_input, verify=verify), None
+        return permutation_groups(model_a, example_input, verify=verify, free_outputs=free_outputs), None
     renamed = _renamed(model_b, rename)
     names = [*_shapes(model_a), *renamed, *renamed.values()]
     for pattern in ignore:
@@ -63,7 +65,7 @@ def find_groups(
     }
     if not any(name in dict(model_a.named_parameters()) for name in shared):
         raise ModelError(_nothing_in_common(model_a, model_b))
-    parts = shared_groups(model_a, model_b, example_input, shared=shared, verify=verify)
+    parts = shared_groups(model_a, model_b, example_input, shared=shared, verify=verify, free_outputs=free_outputs)
     if not any(group.axes for group in groups_for_matching(parts)):
         raise ModelError(_no_units_in_common(model_a, model_b, shared, renamed))
     private = Private(parts.private_a, parts.private_b)

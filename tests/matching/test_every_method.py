@@ -288,4 +288,4 @@ def test_an_alignment_that_moves_no_unit_says_so(caplog):
     with caplog.at_level("WARNING", logger="featviz"):
         same = featviz.align(a, a, IMAGES[:1])
     assert same.moved_units == 0
-    assert "method 'weights' moves no unit: every one of 24" in caplog.text
+    assert "method 'weights' moves no unit: all 24 interchangeable units of B" in caplog.text

@@ -210,3 +210,49 @@ def test_every_network_normalizes_the_data_for_itself():
     differing = featviz.align(subjects[0], other, EXAMPLE, "activations", images)
     assert min(score[score > 0].min() for score in differing.scores.values()) < 0.999
     assert relative_difference(b, alignment.permute(subjects[1]), images[0]) < 1e-10
+
+
+class InTwoParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_the_last_layer_of_a_part_is_matched_where_its_outputs_are_free(method):
+    a = seeded(InTwoParts)
+    b, _, truth = planted(a, EXAMPLE, 3)
+    assert (truth["features.2"] != np.arange(8)).any()
+    found = featviz.align(a.features, b.features, EXAMPLE, method, given(method), free_outputs=True)
+    seen = found.scores["2"] > 0
+    assert (found.permutations["2"] == truth["features.2"])[seen].all()
+    assert seen.sum() >= 6
+    with torch.no_grad():
+        outputs = found.permute(b.features)(DATA[0])
+        torch.testing.assert_close(outputs, b.features(DATA[0])[:, found.permutations["2"]])
+    pinned = featviz.align(a.features, b.features, EXAMPLE, method, given(method))
+    assert list(pinned.permutations) == ["0"]
+
+
+def test_a_layer_that_is_fixed_because_it_is_an_output_says_so(tmp_path):
+    a, b = seeded(InTwoParts, 0).features, seeded(InTwoParts, 1).features
+    alignment = featviz.align(a, b, EXAMPLE)
+    alignment.save(tmp_path / "ab.safetensors")
+    for one in (alignment, featviz.load_alignment(tmp_path / "ab.safetensors")):
+        assert str(one.indexer.match("2", 3)) == "A 2:3 = B 2:3 (fixed: the network's output)"
+        assert "fixed" not in str(one.indexer.match("0", 3))
+
+
+@pytest.mark.parametrize("classes", [7, 5])
+def test_free_outputs_of_networks_that_differ(classes):
+    a, b = seeded(TinyResNet, 0), seeded(lambda: TinyResNet(classes=classes), 1)
+    alignment = featviz.align(a, b, EXAMPLE, free_outputs=True)
+    assert ("fc" in alignment.permutations) == (classes == 5)
+    restored = alignment.permute(b).double()(DATA[0].double())
+    outputs = b.double()(DATA[0].double())
+    order = alignment.permutations.get("fc", np.arange(classes))
+    torch.testing.assert_close(restored, outputs[:, order])
