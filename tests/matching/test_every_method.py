@@ -213,7 +213,7 @@ def test_an_unknown_method_is_refused_with_the_names_of_all():
 
 @pytest.fixture
 def registry(monkeypatch):
-    from featviz import matching_methods
+    from featviz.config import matching_methods
 
     monkeypatch.setattr(matching_methods, "_REGISTRY", dict(matching_methods._REGISTRY))
     return matching_methods
