@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
 def run(args: Namespace) -> None:
     from featviz.cli import inputs
     from featviz.symmetry.discovery import permutation_groups
+    from featviz.symmetry.trace import OUTPUT
 
     model = inputs.network(args, args.a)
     normalizations = None if args.data is None else _check_normalization(args, model)
@@ -56,7 +57,8 @@ def run(args: Namespace) -> None:
     for reason in dict.fromkeys(pin.reason for pin in groups.pinned):
         axes = [f"{pin.parameter} axis {pin.axis}" for pin in groups.pinned if pin.reason == reason]
         more = f" and {len(axes) - 4} more" if len(axes) > 4 else ""
-        print(_wrapped(f"{reason}: {', '.join(axes[:4])}{more}"))
+        free = " (never matched; align's free_outputs frees it)" if reason == OUTPUT else ""
+        print(_wrapped(f"{reason}{free}: {', '.join(axes[:4])}{more}"))
     for operator, module in groups.unknown.items():
         print(_wrapped(f"whatever {operator} in {module} touches: featviz has no rule for it"))
     for line in normalizations or ():

@@ -100,8 +100,13 @@ def _flatten_groups(groups: PermutationGroups) -> tuple[Arrays, dict[str, Any]]:
         sites[role] = {name: [units.width, units.axis, units.reason] for name, units in layers.items()}
         for name, units in layers.items():
             arrays[f"{role}/{name}"] = np.stack([units.group, units.element]).astype(np.int32)
-    pinned = [asdict(pin) for pin in groups.pinned]
-    return arrays, {"groups": described, "sites": sites, "pinned": pinned, "unknown": dict(groups.unknown)}
+    outputs = []
+    for number, units in enumerate(groups.outputs):
+        outputs.append(None if units is None else [units.width, units.axis, units.reason])
+        if units is not None:
+            arrays[f"outputs/{number}"] = np.stack([units.group, units.element]).astype(np.int32)
+    structure = {"groups": described, "sites": sites, "outputs": outputs, "unknown": dict(groups.unknown)}
+    return arrays, structure | {"pinned": [asdict(pin) for pin in groups.pinned]}
 
 
 def _unflatten_groups(arrays: Arrays, structure: dict[str, Any]) -> PermutationGroups:
@@ -113,11 +118,18 @@ def _unflatten_groups(arrays: Arrays, structure: dict[str, Any]) -> PermutationG
         ]
         groups.append(Group(entry["name"], entry["size"], tuple(axes), entry["blocks"], entry["family"]))
     layers, reads = (
-        {
-            name: LayerUnits(width, axis, *arrays[f"{role}/{name}"].astype(np.int64), *reason)
-            for name, (width, axis, *reason) in structure["sites"][role].items()
-        }
+        {name: _layer_units(arrays[f"{role}/{name}"], *written) for name, written in structure["sites"][role].items()}
         for role in ("layers", "reads")
     )
     pinned = tuple(Pinned(**pin) for pin in structure["pinned"])
-    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"])
+    outputs = tuple(
+        None if written is None else _layer_units(arrays[f"outputs/{number}"], *written)
+        for number, written in enumerate(structure.get("outputs", ()))  # files of earlier versions have none
+    )
+    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"], outputs)
+
+
+def _layer_units(array: np.ndarray, width: int, axis: int, reason: str = "") -> LayerUnits:
+    """Units from their array (2, width) of groups and elements; files of earlier versions know no reason."""
+    group, element = array.astype(np.int64)
+    return LayerUnits(width, axis, group, element, reason)

@@ -28,10 +28,9 @@ class SharedGroups:
     """The groups that two networks have in common.
 
     Attributes:
-        a, b: the groups as those of A and of B. Both hold the same groups in the same order, of the same names, sizes
-        and units, so
-            that one permutation serves both; the axes, layers and pinned axes are those of each network, by its own
-            names. Groups of private tensors alone are left out.
+        a, b: the groups as those of A and of B. Both hold the same groups in the same order, of the same names, sizes and
+            units, so that one permutation serves both; axes, layers and pinned axes are those of each network, by its own
+            names. Groups of private tensors alone are left out; `outputs` is empty.
         shared: A's name of a shared tensor -> B's name of it.
         private_a, private_b: the names of all other tensors of each network.
     """
@@ -70,8 +69,8 @@ def shared_groups(
         model_a, model_b: two networks with tensors in common; they are left as they were.
         example_input: a batch (one example is enough), or a tuple of arguments, for both networks.
         example_input_b: the same for B, where B takes another.
-        shared: A's name -> B's name of the tensors (parameters and buffers) that are matched; by default
-        `shared_names`. verify, free_outputs: as in `permutation_groups`, for both networks together.
+        shared: A's name -> B's name of the tensors (parameters and buffers) that are matched; by default `shared_names`.
+        verify, free_outputs: as in `permutation_groups`, for both networks together.
 
     Raises:
         ModelError: the networks have no tensor in common, or one does not run on its example input.

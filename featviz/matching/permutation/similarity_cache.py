@@ -59,6 +59,9 @@ class SimilarityCache:
         key = (group, axis.parameter, axis.axis)
         old = self._indices.get(key)
         new = self._indices[key] = self.weights.other_axes(axis, perms)
+        new.pop(
+            (axis.parameter, axis.axis, axis.blocks), None
+        )  # another group's part of this axis: rows that are not here
         if old is not None and all(np.array_equal(index, old[at]) for at, index in new.items()):
             return False
         if axis.blocks == 1 and len(new) == 1 and next(iter(new))[2] == 1:
