@@ -1,20 +1,18 @@
-"""From a trace to permutation groups: ids that are the same make units, and units that nothing tells apart are
-exchangeable.
+"""From a trace to permutation groups: ids that are the same are one unit, and units that look alike are exchangeable.
 
 1. *Units.* Ids joined by `same_unit` are one unit (connected components). A unit with a pinned id is pinned.
 2. *Groups.* Two units are exchangeable if they own indices of the same parameter axes, are joined there in the same way
    (`canonical_order`), and lie in the same blocks.
 3. *Blocks.* A block that holds a pinned unit is pinned. Blocks that share units, and these units, make a *component*:
-an attention
-   head with its queries, keys and values. Components that look alike, block by block and unit by unit, may be exchanged
-   as a whole; their groups hold the units of all of them, component after component, and form a family.
+   an attention head with its queries, keys and values. Components that look alike, block by block and unit by unit, may
+   be exchanged as a whole; their groups hold the units of all of them, component after component, and form a family.
 
-Worked example, Linear(3, 2) -> ReLU -> Linear(2, 3); ids: weight rows 1 2, columns 3 4 5, bias 6 7; second weight rows
-8 9 10, columns 11 12, bias 13 14 15:
+Worked example, Linear(3, 2) -> ReLU -> Linear(2, 3). Ids of the first weight: rows 1 2, columns 3 4 5, bias 6 7; of the
+second: rows 8 9 10, columns 11 12, bias 13 14 15.
 
-    same_unit: 1-6, 2-7 (bias), 1-11, 2-12 (second layer reads), 8-13, 9-14, 10-15; pinned: 8 9 10 (the output), 3 4 5
-    (the input is fixed) units: {1, 6, 11}, {2, 7, 12}, and pinned ones; both own an index of axis 0 of the first
-    weight, of its bias, and of axis 1 of the second group: size 2, index 0 and 1 of these three axes
+    same_unit: 1-6 2-7 (bias), 1-11 2-12 (the second layer reads), 8-13 9-14 10-15; pinned: 8 9 10 (output), 3 4 5 (input)
+    units: {1, 6, 11} and {2, 7, 12}; both own an index of the first weight's axis 0, of its bias, of the second's axis 1
+    group: 2 units, with index 0 and 1 of these three axes
 """
 
 from collections import defaultdict

@@ -1,9 +1,9 @@
 """Rules of matrix products: what is summed over is the same unit on both sides; rows and columns go on to the output.
 
-x (tokens, 4) @ W (4, 6): the ids of x's columns are the same as those of W's rows; the output has the ids of W's
-columns. scores = q (heads, tokens, 3) @ k (heads, 3, tokens): coordinate 0 of head 1 in q is the same unit as
-coordinate 0 of head 1 in k. Each head is a block; heads of q and k are the same blocks, and as no row or column of the
-scores carries ids, their ids go on.
+x (tokens, 4) @ W (4, 6): the ids of x's columns are the same as those of W's rows; the output has those of W's columns.
+scores = q (heads, tokens, 3) @ k (heads, 3, tokens): coordinate 0 of head 1 in q is the same unit as coordinate 0 of
+head 1 in k. Each head is a block; heads of q and k are the same blocks, and as no row or column of the scores carries
+ids, their ids go on.
 """
 
 import torch

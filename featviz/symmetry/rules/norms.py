@@ -1,5 +1,4 @@
-"""Rules of norms, softmax and reductions: what is summed over as a whole is a block, within which units may be
-exchanged.
+"""Rules of norms, softmax and reductions: what is summed over as a whole is a block; its units may be exchanged.
 
 x.mean((2, 3)), ids (1, 4, 1, 1): the axes of the mean have no ids, and the channels' go on as (1, 4).
 x.sum(1): channels 1 2 3 4 may be exchanged with each other, and with nothing else: they are one block.

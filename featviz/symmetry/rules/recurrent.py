@@ -1,5 +1,4 @@
-"""The rules of nn.RNN, nn.GRU, nn.LSTM and their cells, as modules: torch runs them by other operators on other
-machines.
+"""The rules of nn.RNN, nn.GRU, nn.LSTM and their cells, as whole modules: their operators differ between machines.
 
 LSTM(5, 8): weight_ih (32, 5) and weight_hh (32, 8) hold four gates of 8 rows each. Unit i owns row i of each gate in
 both, and in both biases, and column i of weight_hh, which reads the unit at the step before. The input's ids are the

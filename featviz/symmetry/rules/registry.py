@@ -13,10 +13,10 @@ the axes on which they do not vary. A map (1, 4, 8, 8) has one id tensor (1, 4, 
     tracer.ids_of(x)             the id tensors of x: one for each independent way to permute it
     tracer.set_ids(out, ids)     those of the output
     tracer.same_unit(i, j)       elementwise, both ids are one unit: they must be permuted alike
-    tracer.same_along(i, axes)   units at different indices of these axes must be permuted alike; returns the ids at
-    index 0 tracer.block_ids(i, axes)    units may be exchanged only within one index of these axes (what is summed over
-    as a whole) tracer.pin(ids, reason)      these units may not be permuted axes_of(i)                   the axes on
-    which an id tensor varies
+    tracer.same_along(i, axes)   units at different indices of these axes must be permuted alike; returns those at index 0
+    tracer.block_ids(i, axes)    units may be exchanged within one index of these axes only, as what is summed over whole
+    tracer.pin(ids, reason)      these units may not be permuted
+    axes_of(i)                   the axes on which an id tensor varies
 
 Worked example, GLU: x (1, 6) has ids [[1 2 3 4 5 6]] and becomes x[:, :3] * sigmoid(x[:, 3:]). Unit 1 is gated by 4, so
 both must be permuted alike, and so must 2 and 5, 3 and 6; the output (1, 3) has ids [[1 2 3]]:
