@@ -114,8 +114,10 @@ def render_unit_triplet(
     Args:
         layer: a module name, or a unit spec `layer:0-7` where `units` is left out.
         units: of A, which are those of B' and of the merged network; None with a bare layer name: all of them.
-        merged: the merged network in A's basis; None: `merge(model_a, model_b, alignment, data=data)`.
-        alignment: of the two models; None: matched by activations where there is `data`, else by weights.
+        merged: the merged network in A's basis; None: `merge(model_a, model_b, alignment, data=data)`, with A's head where the
+            two differ.
+        alignment: of the two models, which may differ elsewhere; None: matched by activations where there is `data`, else by
+            weights.
         also: further networks in A's basis by name, for columns after the merged one: the unaligned average, another merge.
         data: batches `x` or `(x, label)` for the matching and for the repair of the merge.
         config: size, steps, seed and the rest; `config.batch` units are rendered together, by default as many as fit.
@@ -129,13 +131,14 @@ def render_unit_triplet(
     """
     a, b = (_uncompiled(as_subject(model)) for model in (model_a, model_b))
     resolve_device(device, a.model)
-    check_same_architecture(a.model, b.model)
     alignment = _alignment(a, b, alignment, data, config)
     layer, rows = _units(alignment, layer, units)
+    differ = any(alignment.private)
     if merged is None:
-        merged = merge(a, b, alignment, data=data)
+        merged = merge(a, b, alignment, data=data, head="a" if differ else None)
     merged = _uncompiled(as_subject(merged))
-    check_same_architecture(a.model, merged.model)
+    if not differ or layer not in dict(merged.model.named_modules()):
+        check_same_architecture(a.model, merged.model)
     mixed, indexer = isinstance(alignment, LinearAlignment), alignment.indexer
     second = b if mixed else replace(b, model=alignment.permute(b.model))
     subjects = {"A": a, "B" if mixed else "B'": second, "merged": merged}

@@ -23,11 +23,11 @@ from featviz.errors import OutputError
 NET = """
 from torch import nn
 
-def make(width=6, channels=3):
+def make(width=6, channels=3, classes=2):
     return nn.Sequential(
         nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
         nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes),
     )
 
 def answer():
@@ -249,6 +249,31 @@ def test_merge_repairs_statistics_on_data(here):
     merged, a = load_file("m.safetensors"), load_file("a.safetensors")
     assert merged.keys() == a.keys()
     assert not torch.equal(merged["1.running_var"], a["1.running_var"])
+
+
+def test_networks_of_other_heads_are_aligned_merged_and_rendered(here, tmp_path, capsys):
+    space: dict = {}
+    exec(NET, space)
+    torch.manual_seed(3)
+    save_file(space["make"](classes=5).state_dict(), tmp_path / "c.safetensors")
+    pair = ["a.safetensors", str(tmp_path / "c.safetensors"), *ARCH, "--arch-arg-b", "classes=5"]
+    alignment = ["--alignment", str(tmp_path / "ac.safetensors")]
+    assert main(["align", *pair, *SIZE, "--out", alignment[1]]) == 0
+    assert "private to B: 8.weight, 8.bias" in capsys.readouterr().out
+    out = tmp_path / "merged.safetensors"
+    merge = ["merge", *pair, *SIZE, *alignment, "--data", "data", "--out", str(out)]
+    assert main(merge) == 2
+    assert "choose head='a', 'b' or 'both' (--head)" in capsys.readouterr().err
+    for head, classes in (("a", [2]), ("b", [5]), ("both", [2, 5])):
+        assert main([*merge, "--head", head]) == 0
+        paths = [out] if head != "both" else [tmp_path / "merged-a.safetensors", tmp_path / "merged-b.safetensors"]
+        assert [len(load_file(path)["8.bias"]) for path in paths] == classes
+    barrier = ["barrier", *pair, *SIZE, *alignment, "--data", "data", "--points", "2"]
+    assert main([*barrier, "--head", "a"]) == 0
+    assert main(["triplet", *pair, *FAST, *alignment, "--units", "0:0", "--out", str(tmp_path / "gallery")]) == 0
+    assert (tmp_path / "gallery" / "0.png").is_file()
+    assert main(["triplet", *pair, *FAST, *alignment, "--units", "8:0", "--out", str(tmp_path / "gallery")]) == 2
+    assert "8" in capsys.readouterr().err
 
 
 def test_barrier_prints_a_table_and_writes_json(here, tmp_path, capsys):

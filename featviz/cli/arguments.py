@@ -64,6 +64,12 @@ def add_pair(parser: Parser) -> None:
         "timm:NAME.WEIGHTS, hf-hub:OWNER/NAME",
     )  # fmt: skip
     parser.add_argument("b", type=weights, metavar="B", help="network B, likewise")
+    group = parser.add_argument_group("network B, where it differs from A")
+    group.add_argument("--arch-b", metavar="NAME", help="architecture of B's checkpoint file (default: that of --arch)")
+    group.add_argument(
+        "--arch-arg-b", action="append", default=[], type=_key_value, metavar="KEY=VALUE", dest="arch_args_b",
+        help="argument of B's architecture, in place of --arch-arg, for example num_classes=7; may be repeated",
+    )  # fmt: skip
 
 
 def add_input(parser: Parser, pair: bool = False) -> None:

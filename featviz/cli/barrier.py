@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--repair-data", type=Path, metavar="FOLDER", help="images for the repair, other than those that are tested on"
     )
+    parser.add_argument("--head", choices=("a", "b"), help="where A and B differ: whose own parts are evaluated")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw loss and accuracy as .png or .svg")
     parser.add_argument(
@@ -65,7 +66,7 @@ def run(args: Namespace) -> None:
     from featviz.merging.barrier import loss_barrier
     from featviz.merging.ensemble import MEANS, evaluate_ensemble
 
-    model_a, model_b = inputs.pair(args)
+    model_a, model_b = inputs.networks(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)
     data = inputs.labelled(args, model_a, args.size)
     pairs = cast("Any", data)
@@ -74,7 +75,7 @@ def run(args: Namespace) -> None:
         repair_data = inputs.images(Namespace(**vars(args) | {"data": args.repair_data}), model_a, args.size)
     with inputs.bar("measuring") as progress:
         curve = loss_barrier(
-            model_a, model_b, alignment, pairs, args.points, args.repair, repair_data, progress=progress
+            model_a, model_b, alignment, pairs, args.points, args.repair, repair_data, progress=progress, head=args.head
         )
     ensembles = {mean: evaluate_ensemble(model_a, model_b, pairs, mean) for mean in MEANS if args.ensemble}
     print(f"{'weight of B':>11} {'loss':>9} {'accuracy':>9}")
@@ -85,7 +86,7 @@ def run(args: Namespace) -> None:
     print(f"barrier {curve.barrier:.4f}, of the accuracy {curve.accuracy_barrier:.2f} points")
     if args.plot is not None:
         label = alignment.method if args.repair == "none" else f"{alignment.method}, repair {args.repair}"
-        print(plot_barriers({label: curve}, args.plot, f"{args.a.stem} to {args.b.stem}"))
+        print(plot_barriers({label: curve}, args.plot, f"{Path(args.a).stem} to {Path(args.b).stem}"))
     if args.out is not None:
         numbers = {
             "weights": list(curve.weights), "losses": list(curve.losses), "accuracies": list(curve.accuracies),

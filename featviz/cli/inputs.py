@@ -32,7 +32,7 @@ def network(args: Namespace, source: str | Path | None, of_b: bool = False) -> n
         ModelError: no --arch where one is needed; and what `featviz.load` raises.
         RenderError: mean and std that are not usable.
     """
-    model = _loaded(args, source)
+    model = _loaded(args, source, of_b)
     mean, std = (getattr(args, f"{name}_b", None) if of_b else None for name in ("mean", "std"))
     mean, std = mean or args.mean, std or args.std
     if mean is not None or std is not None:
@@ -42,19 +42,22 @@ def network(args: Namespace, source: str | Path | None, of_b: bool = False) -> n
     return model
 
 
-def _loaded(args: Namespace, source: str | Path | None) -> nn.Module:
+def _loaded(args: Namespace, source: str | Path | None, of_b: bool) -> nn.Module:
     device = resolve_device(args.device)
+    arch, arguments = args.arch, dict(args.arch_args)
+    if of_b:
+        arch, arguments = args.arch_b or arch, dict(args.arch_args_b) or ({} if args.arch_b else arguments)
     if source is None:
-        if args.arch is None:
+        if arch is None:
             raise ModelError(
                 "there is no network: give a checkpoint with --arch, published weights by name, or --arch alone."
             )
-        return build(args.arch, **dict(args.arch_args)).eval().to(device)
+        return build(arch, **arguments).eval().to(device)
     if is_weights_name(source):
         return load(source, say=say).to(device)
-    if args.arch is None:
+    if arch is None:
         raise ModelError(f"{source} is a checkpoint file: give the network that it belongs to, --arch NAME.")
-    return load(source, args.arch, key=args.key, arguments=dict(args.arch_args), say=say).to(device)
+    return load(source, arch, key=args.key, arguments=arguments, say=say).to(device)
 
 
 def networks(args: Namespace) -> tuple[nn.Module, nn.Module]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
-from featviz.config import REPAIRS
+from featviz.config import HEADS, REPAIRS
 from featviz.errors import DataError
 from featviz.files import check_writable
 
@@ -38,8 +38,12 @@ def add(commands: Any) -> None:
         type=float,
         default=defaults.weight,
         metavar="W",
-        help="of B; 0 is A, 1 is B' (default: %(default)s)",
+        help="of B; 0 is A, 1 is B', below 0 and above 1 the line is extended (default: %(default)s)",
     )
+    parser.add_argument(
+        "--head", choices=HEADS, default=None,
+        help="where A and B differ: whose own parts the network has; both: two files, FILE with -a and -b in its name",
+    )  # fmt: skip
     parser.add_argument(
         "--repair", choices=REPAIRS, default=defaults.repair,
         help="how statistics are corrected (default: %(default)s)",
@@ -51,21 +55,31 @@ def add(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
-    if args.repair != "none" and args.data is None and 0 < args.weight < 1:
+    if args.repair != "none" and args.data is None and args.weight not in (0, 1):
         raise DataError(f"--repair {args.repair} measures statistics on images: give --data FOLDER, or --repair none.")
-    check_writable(args.out)
+    paths = [args.out]
+    if args.head == "both":
+        paths = [args.out.with_stem(f"{args.out.stem}-{head}") for head in ("a", "b")]
+    for path in paths:
+        check_writable(path)
     from featviz.cli import inputs
     from featviz.matching.alignment import PermutationAlignment
     from featviz.merging.merge import merge
+    from featviz.merging.private_parts import TwoHeads
     from featviz.weights.checkpoints import save_weights
 
-    model_a, model_b = inputs.pair(args)
+    model_a, model_b = inputs.networks(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)
     data = inputs.images(args, model_a, args.size)
     with inputs.bar("merging") as progress:
         merged = merge(
-            model_a, model_b, alignment, weight=args.weight, repair=args.repair, data=data, progress=progress
-        )
-    save_weights(merged, args.out)
+            model_a, model_b, alignment, weight=args.weight, repair=args.repair, data=data, progress=progress,
+            head=args.head,
+        )  # fmt: skip
+    for path, network in zip(paths, merged if isinstance(merged, TwoHeads) else [merged], strict=True):
+        save_weights(network, path)
     other = "B'" if isinstance(alignment, PermutationAlignment) else "B (" + alignment.method + ")"
-    print(f"{args.out}: {1 - args.weight:g} of A and {args.weight:g} of {other}, repair {args.repair}")
+    head = f", head {args.head}" if args.head else ""
+    print(
+        f"{', '.join(map(str, paths))}: {1 - args.weight:g} of A and {args.weight:g} of {other}{head}, repair {args.repair}"
+    )

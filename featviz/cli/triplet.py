@@ -71,7 +71,7 @@ def run(args: Namespace) -> None:
     from featviz.merging.merge import merge
     from featviz.triplet import render_unit_triplet
 
-    model_a, model_b = inputs.pair(args)
+    model_a, model_b = inputs.networks(args)
     inputs.check_bands(args, model_a, config)
     data = inputs.images(args, model_a, args.data_size)
     if args.alignment is None:
@@ -86,10 +86,11 @@ def run(args: Namespace) -> None:
     for layer, units in asked.items():
         alignment.indexer.check(layer, units or [])
     repair = "none" if data is None else arguments.DEFAULTS.merge.repair
+    head = "a" if any(alignment.private) else None
     if args.merged is None:
         inputs.say(f"no --merged: averaging A and B', repair {repair}.")
         with inputs.bar("merging") as progress:
-            merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress)
+            merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress, head=head)
     else:
         merged = inputs.network(args, args.merged)
     also = {}
@@ -99,7 +100,7 @@ def run(args: Namespace) -> None:
             continue
         aligned = CONTROLS[name]
         also[name] = merge(
-            model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data
+            model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data, head=head
         )
     with rendering.saving(args.bands) as save:
         for layer, units in asked.items():

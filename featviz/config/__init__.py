@@ -116,6 +116,7 @@ class RenderConfig:
         return size if isinstance(size, tuple) else (size, size)
 
 
+HEADS = ("a", "b", "both")  # of a merge, where the networks differ
 REPAIRS = ("auto", "none", "batchnorm", "rescale", "repair")
 
 

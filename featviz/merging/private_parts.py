@@ -5,18 +5,16 @@ or both, with one trunk (`TwoHeads`).
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import nn
 
+from featviz.config import HEADS
 from featviz.errors import AlignmentError, ModelError
 from featviz.isolation import copy_of
 from featviz.matching.alignment import Alignment
 from featviz.merging.average import write_average
 from featviz.weights.checks import first_names
 from featviz.weights.tensors import named_tensors
-
-HEADS = ("a", "b", "both")
 
 
 class TwoHeads(nn.Module):
@@ -35,11 +33,12 @@ class TwoHeads(nn.Module):
         tensors_a, tensors_b = named_tensors(a), named_tensors(b)
         replaced = {id(tensors_b[name_b]): tensors_a[name_a] for name_a, name_b in shared.items()}
         for name, tensor in named_tensors(b, every_name=True).items():
-            if id(tensor) in replaced:
-                path, _, leaf = name.rpartition(".")
-                module = b.get_submodule(path)
-                held: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
-                held[leaf] = replaced[id(tensor)]
+            path, _, leaf = name.rpartition(".")
+            module, new = b.get_submodule(path), replaced.get(id(tensor))
+            if isinstance(new, nn.Parameter):
+                module._parameters[leaf] = new
+            elif new is not None:
+                module._buffers[leaf] = new
 
     def forward(self, *inputs: object) -> tuple[object, object]:
         return self.a(*inputs), self.b(*inputs)
