@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import featviz
 from featviz.cli import COMMANDS, EXAMPLES, main, rendering, triplet
 from featviz.cli.arguments import Parser
-from featviz.config import RenderConfig
+from featviz.config import RenderConfig, matching_methods
+from featviz.config.matching_options import MethodOptions, option
 from featviz.errors import OutputError
 
 NET = """
@@ -229,6 +231,27 @@ def test_align_writes_an_alignment_of_the_two(here, tmp_path, capsys, method):
     assert main(["merge", *arguments, "--out", str(tmp_path / "b.safetensors")]) == 0
     permuted, original = load_file(tmp_path / "b.safetensors")["0.bias"], load_file("b.safetensors")["0.bias"]
     assert torch.equal(permuted.sort()[0], original.sort()[0])
+
+
+def test_a_method_from_outside_has_its_option_on_the_command_line(here, tmp_path):
+    given = []
+
+    @dataclass(frozen=True)
+    class ShiftOptions(MethodOptions):
+        shift: int = option(1, "places by which all units move", 0, 5)
+
+    @featviz.matching_method("shifted", "moves every unit", options=ShiftOptions)
+    def match_shifted(problem, options):
+        given.append(options)
+        return {group.name: np.roll(np.arange(group.size), options.shift) for group in problem.groups}
+
+    try:
+        assert main(["align", *PAIR, *SIZE, "--out", str(tmp_path / "weights.safetensors")]) == 0
+        out = str(tmp_path / "shifted.safetensors")
+        assert main(["align", *PAIR, *SIZE, "--method", "shifted", "--shift", "2", "--out", out]) == 0
+    finally:
+        matching_methods._REGISTRY.pop("shifted")
+    assert given == [ShiftOptions(shift=2)]
 
 
 def test_permutations_for_other_tools_are_written_and_taken(here, tmp_path):

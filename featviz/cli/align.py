@@ -1,12 +1,14 @@
 """`featviz align`: two checkpoints -> the permutation that brings B into A's order, or how their units combine."""
 
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
 from featviz.config import AlignConfig
 from featviz.config.matching_methods import LINEAR, method_named, methods, option_arguments
+from featviz.config.matching_options import MethodOptions
 from featviz.errors import AlignmentError, DataError
 from featviz.files import check_writable
 
@@ -80,8 +82,7 @@ def run(args: Namespace) -> None:
     exchanged = args.out.suffix == ".json"
     if exchanged and method.gives == LINEAR:
         raise AlignmentError(f"--method {args.method} has no permutations for {args.out}: give a .safetensors file.")
-    given = {option.name: getattr(args, option.name) for option in option_arguments()}
-    options = AlignConfig(method=args.method, seed=args.seed, **given)
+    options = _options(args)
     check_writable(args.out)
     from featviz.cli import inputs
     from featviz.matching.align import align
@@ -92,8 +93,8 @@ def run(args: Namespace) -> None:
     data = None if args.data is None else inputs.images(args, model_a, args.size)
     with inputs.bar("aligning") as progress:
         alignment = align(
-            model_a, model_b, inputs.example_input(args, model_a, args.size), data=data, progress=progress,
-            options=options, ignore=args.ignore, rename=dict(args.rename) or None,
+            model_a, model_b, inputs.example_input(args, model_a, args.size), method.name, data, args.seed,
+            progress=progress, options=options, ignore=args.ignore, rename=dict(args.rename) or None,
         )  # fmt: skip
     if exchanged:
         write_permutations(alignment, model_b, args.out)
@@ -114,3 +115,12 @@ def run(args: Namespace) -> None:
     for group in alignment.groups:
         score, margin = alignment.scores[group.name].mean(), alignment.margins[group.name].mean()
         print(f"{group.name:32} {group.size:6d} {score:11.3f} {margin:+12.3f}")
+
+
+def _options(args: Namespace) -> MethodOptions:
+    """Those of the chosen method, which may have been registered from outside; all values of our own methods are checked."""
+    given = {option.name: getattr(args, option.name) for option in option_arguments()}
+    ours = {one.name for one in fields(AlignConfig)}
+    AlignConfig(method=args.method, seed=args.seed, **{name: value for name, value in given.items() if name in ours})
+    options = method_named(args.method, networks=2).options
+    return options(**{one.name: given[one.name] for one in fields(options)})

@@ -249,7 +249,7 @@ class OptionArgument(NamedTuple):
 
 
 def option_arguments(networks: int = 2) -> list[OptionArgument]:
-    """One for every option of the methods for that many networks; `AlignConfig(method=..., name=value, ...)` takes them."""
+    """One for every option of the methods for that many networks, those registered from outside among them."""
     found: dict[str, tuple[Any, list[str]]] = {}
     for method in methods(networks).values():
         for one in fields(method.options):
