@@ -3,7 +3,7 @@
 import errno
 import resource
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -61,15 +61,16 @@ def test_the_remedy_fits_the_cause(tmp_path, number, remedy):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def little_space(tmp_path) -> Iterator[Path]:
-    """A folder, and files that cannot grow beyond 4 KiB, which stops a writer half-way as a full disk does."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+@contextmanager
+def little_space() -> Iterator[None]:
+    """No file can grow beyond 4 KiB, which stops a writer half-way as a full disk does.
+
+    Not a fixture: pytest writes its own report before a fixture ends, and its output may be a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SPACE, hard))
     try:
-        yield folder
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -106,10 +107,11 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(results, little_space, writer):
-    with pytest.raises(OutputError, match=r"written \((no space left|file too large).*\): (free some space|raise the)"):
-        WRITERS[writer](results, little_space)
-    assert not list(little_space.iterdir())
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(results, tmp_path, writer):
+    message = r"written \((no space left|file too large).*\): (free some space|raise the)"
+    with pytest.raises(OutputError, match=message), little_space():
+        WRITERS[writer](results, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saved_weights_come_back(tmp_path):
