@@ -11,6 +11,10 @@ import torch
 ARCHIVE = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))  # workers that share cores must not each claim all
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", default="cuda", help="device of the tests marked cuda; cpu tries the tests themselves")
 
