@@ -15,6 +15,7 @@ from featviz.config import RenderConfig
 from featviz.errors import UnitError
 from featviz.evidence.exemplar_picture import ExemplarPicture
 from featviz.evidence.fates import Fates
+from featviz.evidence.stored_fates import StoredFates
 from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
@@ -50,7 +51,7 @@ class Panel(Picture):
     normalizations: Mapping[str, Normalization]
     digests: Mapping[str, str]
     exemplars: ExemplarPicture | None = field(default=None, kw_only=True)
-    fates: Fates | None = field(default=None, kw_only=True)
+    fates: Fates | StoredFates | None = field(default=None, kw_only=True)
 
     @property
     def title(self) -> str:
@@ -65,7 +66,7 @@ class Panel(Picture):
         """The renderings of a subject, by its name."""
         return self.renderings[subject]
 
-    def with_evidence(self, exemplars: ExemplarPicture | None = None, fates: Fates | None = None) -> Self:
+    def with_evidence(self, exemplars: ExemplarPicture | None = None, fates: Fates | StoredFates | None = None) -> Self:
         """The same panel that shows exemplars under its renderings, and tells agreement, fidelity and verdict of each unit.
 
         Args:

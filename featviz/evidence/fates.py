@@ -6,7 +6,7 @@
 import csv
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -274,9 +274,13 @@ class Fates:
         Raises:
             UnitError: the layer was not measured.
         """
-        row = self[layer].row(unit)
-        sure = "" if row["verdict"] != "undecided" else f" ({row['likeliest']}?)"
-        return f"{row['verdict']}{sure}, c {_told(row['agreement'])}, f {_told(row['fidelity'])}"
+        return caption_of(self[layer].row(unit))
+
+
+def caption_of(row: Mapping[str, Any]) -> str:
+    """The record of a unit in one line."""
+    sure = "" if row["verdict"] != "undecided" else f" ({row['likeliest']}?)"
+    return f"{row['verdict']}{sure}, c {_told(row['agreement'])}, f {_told(row['fidelity'])}"
 
 
 def _told(value: float | None) -> str:
