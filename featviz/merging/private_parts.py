@@ -56,7 +56,7 @@ def shared_tensors(model_a: nn.Module, model_b: nn.Module, alignment: Alignment 
     Raises:
         ModelError: there are none.
     """
-    if alignment is not None and getattr(alignment, "shared_parameters", None) is not None:
+    if alignment is not None and alignment.shared_parameters is not None:
         return dict(alignment.shared_parameters)
     a, b = named_tensors(model_a), named_tensors(model_b)
     shared = {name: name for name, tensor in a.items() if name in b and tensor.shape == b[name].shape}
