@@ -4,13 +4,18 @@ named networks, a layer, units -> `Panel`: a rendering per unit and subject, and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from typing import Self
 
 from PIL import Image
 from torch import Tensor
 
 from featviz.config import RenderConfig
+from featviz.errors import UnitError
+from featviz.evidence.exemplar_picture import ExemplarPicture
+from featviz.evidence.fates import Fates
+from featviz.evidence.stored_fates import StoredFates
 from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
@@ -32,6 +37,8 @@ class Panel(Picture):
     cross: (unit, image of, seen by), both in the order of the columns: the score that the subject `seen by` gives, without
         transforms, to the image made for the subject `image of`. Its diagonal holds every subject's own scores; NaN where a
         subject has no unit.
+    exemplars: the best images of the units in subjects of the same names, shown under each rendering; None: not shown.
+    fates: what became of the units in the merged network, told in its captions; None: not told. See `with_evidence`.
     normalizations, digests: how the input of each subject is normalized and who says so; the digest of its weights.
     """
 
@@ -43,6 +50,8 @@ class Panel(Picture):
     config: RenderConfig
     normalizations: Mapping[str, Normalization]
     digests: Mapping[str, str]
+    exemplars: ExemplarPicture | None = field(default=None, kw_only=True)
+    fates: Fates | StoredFates | None = field(default=None, kw_only=True)
 
     @property
     def title(self) -> str:
@@ -56,6 +65,23 @@ class Panel(Picture):
     def __getitem__(self, subject: str) -> Renderings:
         """The renderings of a subject, by its name."""
         return self.renderings[subject]
+
+    def with_evidence(self, exemplars: ExemplarPicture | None = None, fates: Fates | StoredFates | None = None) -> Self:
+        """The same panel that shows exemplars under its renderings, and tells agreement, fidelity and verdict of each unit.
+
+        Args:
+            exemplars: of this layer, for subjects of the same names (`exemplar_picture`). fates: of this layer.
+
+        Raises:
+            UnitError: exemplars or fates of other layers.
+        """
+        if exemplars is not None and exemplars.layer != self.layer:
+            raise UnitError(
+                f"the exemplars are of {exemplars.layer}, the panel shows {self.layer}: give those of its layer."
+            )
+        if fates is not None:
+            fates[self.layer]
+        return replace(self, exemplars=exemplars, fates=fates)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -73,9 +99,15 @@ class Panel(Picture):
         Raises:
             OutputError: bands that the images do not have.
         """
+        per_line = 1 if self.exemplars is not None and per_line is None else per_line
         if per_line is None:
             per_line = 2 if len(self) > 6 and len(self.subjects) <= 3 else 1
-        rows = [self._row(number, bands) for number in range(len(self))]
+        rows = []
+        for number in range(len(self)):
+            rows.append(self._row(number, bands))
+            if self.exemplars is not None:
+                shown = {name: units[number] for name, units in self.own_units.items()}
+                rows.append(Row("best images", self.exemplars.cells(shown, bands)))
         channels = next(iter(self.renderings.values())).images.shape[1]
         height, width = self.config.image_hw
         footer = (
@@ -102,6 +134,9 @@ class Panel(Picture):
                 lines[name].append("no gradient: dead here")
             elif not part.score[row].isnan():
                 lines[name].append(f"activation {part.score[row].item():.3g}")
+        if self.fates is not None:
+            merged = "merged" if "merged" in lines else self.subjects[-1]
+            lines[merged].append(self.fates.caption(self.layer, self.units[row]))
         return lines
 
     def shown(self, row: int) -> dict[str, str]:
@@ -125,7 +160,7 @@ class Panel(Picture):
         }
 
     def unit_record(self, row: int) -> dict[str, object]:
-        """A row of `record`."""
+        """A row of `record`, with fate and exemplars where the panel has them."""
         own = {name: units[row] for name, units in self.own_units.items()}
         restart = int(next(iter(self.renderings.values())).restart[row])
         return {
@@ -135,7 +170,21 @@ class Panel(Picture):
             "dead": [name for name, part in self.renderings.items() if part.dead[row]],
             "restart": restart,
             "cross": [[finite(value) for value in line] for line in self.cross[row].tolist()],
+            **self._evidence(row),
         }
+
+    def _evidence(self, row: int) -> dict[str, object]:
+        evidence: dict[str, object] = {}
+        if self.fates is not None:
+            evidence["fate"] = self.fates[self.layer].row(self.units[row])
+        if self.exemplars is not None:
+            found = self.exemplars.exemplars.found
+            evidence["exemplars"] = {
+                name: [exemplar.record() for exemplar in found(self.layer, unit, name)]
+                for name, units in self.own_units.items()
+                if (unit := units[row]) is not None and name in self.exemplars.subjects
+            }
+        return evidence
 
     def _row(self, row: int, bands: Sequence[int] | None) -> Row:
         captions = self.captions(row)

@@ -614,3 +614,34 @@ def test_units_are_combined_merged_and_shown(here, tmp_path, capsys):
     assert "--method cca compares" in capsys.readouterr().err
     assert main(["align", *PAIR, *SIZE, *options, "--gamma", "-1", "--out", zipped]) == 2
     assert "gamma is -1.0" in capsys.readouterr().err
+
+
+def test_fate_prints_a_table_and_writes_every_unit_and_plots(here, tmp_path, capsys):
+    out = tmp_path / "fates.json"
+    given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--data", "data", "--data-batch", "7"]
+    words = ["--layers", "1", "--layers", "4", "--exemplars", "2", "--out", str(out), "--plots", str(tmp_path)]
+    assert main(["fate", *PAIR, *SIZE, *given, *words]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()] == ["layer", "1", "4"]
+    record = json.loads(out.read_text())
+    assert [unit["layer"] for unit in record["units"]] == ["1"] * 6 + ["4"] * 6
+    assert record["layers"][0]["unaligned A"] is not None
+    first = record["exemplars"]["4"]["merged"]["3"][0]
+    assert Path(first["path"]).parent.name in "ab"
+    for kind in ("verdicts", "units", "predicted"):
+        assert np.asarray(Image.open(tmp_path / f"{kind}.png")).std() > 0
+    assert main(["fate", *PAIR, *SIZE, *given, "--layers", "9"]) == 2
+    assert main(["fate", *PAIR, *SIZE, *given, "--out", "fates.txt"]) == 2
+    assert ".json or .csv" in capsys.readouterr().err
+
+
+def test_triplet_shows_exemplars_and_fates(here, tmp_path, capsys):
+    given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", str(tmp_path)]
+    words = ["--units", "4:0,3", "--exemplars", "2"]
+    assert main(["triplet", *PAIR, *FAST, *given, *words]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert main(["triplet", *PAIR, *FAST, *given, *words, "--data", "data", "--data-size", "12"]) == 0
+    record = json.loads((tmp_path / "4.json").read_text())
+    for unit in record["units"]:
+        assert {"verdict", "agreement", "fidelity"} <= set(unit["fate"])
+        assert len(unit["exemplars"]["merged"]) == 2

@@ -41,6 +41,10 @@ def add(commands: Any) -> None:
         help="one more column: 'unaligned' (the average of A and B as they are), 'unrepaired' (the merge before its "
         "repair), or the checkpoint of a network in A's order; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--exemplars", type=arguments.positive, metavar="K",
+        help="show under each rendering the K images of --data that excite the unit most, and what became of the unit",
+    )  # fmt: skip
     arguments.add_architecture(parser)
     rendering.add_rendering(parser, pair=True)
     data = arguments.add_data(parser, why="; for the matching and the repairs that are not given")
@@ -63,6 +67,8 @@ def _column(text: str) -> tuple[str, str | Path | None]:
 def run(args: Namespace) -> None:
     if args.data is not None and args.data_size is None:
         raise DataError("--data needs --data-size: give the side of the images that the networks were trained with.")
+    if args.exemplars is not None and args.data is None:
+        raise DataError("--exemplars shows images of --data: give --data FOLDER.")
     config = rendering.render_config(args)
     asked = rendering.units_by_layer(args.units)
     rendering.check_pictures(args.out, asked)
@@ -109,4 +115,22 @@ def run(args: Namespace) -> None:
                     model_a, model_b, layer, units, merged=merged, alignment=alignment, also=also, config=config,
                     progress=progress,
                 )  # fmt: skip
+            if args.exemplars is not None:
+                triplets = _with_evidence(args, triplets, (model_a, model_b, merged), alignment, data)
             save(triplets, rendering.picture(args.out, layer))
+
+
+def _with_evidence(args: Namespace, triplets: Any, models: tuple[Any, Any, Any], alignment: Any, data: Any) -> Any:
+    """The triplets with exemplars of A, B' and merged, and with fates; both from one pass over the images."""
+    from featviz.cli import inputs
+    from featviz.evidence.exemplar_picture import exemplar_picture
+    from featviz.evidence.fate import fate
+
+    with inputs.bar("measuring") as progress:
+        fates = fate(
+            models[0], models[1], alignment, models[2], triplets.layer, data=data, controls=False,
+            exemplars=args.exemplars, progress=progress,
+        )  # fmt: skip
+    assert fates.exemplars is not None
+    shown = {unit for units in triplets.own_units.values() for unit in units if unit is not None}
+    return triplets.with_evidence(exemplar_picture(fates.exemplars, data, triplets.layer, sorted(shown)), fates)

@@ -6,7 +6,7 @@
 import csv
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from featviz.evidence.exemplars import Exemplars
 from featviz.evidence.fold_sums import Floats
 from featviz.evidence.verdicts import Verdicts, verdict_names
 from featviz.files import write_atomically
-from featviz.units import format_unit
+from featviz.gallery import fate_plots
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -159,6 +159,7 @@ class Fates:
 
     def record(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
+        tops = self.exemplars
         return {
             "featviz": version("featviz"),
             "parents": list(self.parents),
@@ -169,6 +170,7 @@ class Fates:
             "seed": self.seed,
             "layers": [fates.summary() for fates in self.layers],
             "units": self.rows(),
+            "exemplars": None if tops is None else {layer: tops.record(layer) for layer in tops.layers},
         }
 
     def save(self, path: str | Path) -> Path:
@@ -208,6 +210,32 @@ class Fates:
             raise OutputError("a data frame needs pandas: pip install pandas, or use rows().") from error
         return pandas.DataFrame(self.rows())
 
+    def plot(self, path: str | Path, kind: str = "verdicts", title: str = "") -> Path:
+        """Draw the fates to a PNG, SVG or PDF.
+
+        Args:
+            kind: "verdicts": stacked bars of their shares by layer. "units": agreement against fidelity of every unit, with the
+                control. "predicted": correlation with the first parent, predicted against measured.
+
+        Raises:
+            OutputError: another kind, no matplotlib, or a path that cannot be written.
+        """
+        if kind == "verdicts":
+            names = verdict_names(self.parents)
+            shares = {name: [fates.shares()[name] for fates in self.layers] for name in names}
+            return fate_plots.plot_verdicts([fates.layer for fates in self.layers], shares, path, title)
+        drawn = {"units": fate_plots.plot_units, "predicted": fate_plots.plot_predicted}
+        if kind not in drawn:
+            raise OutputError(f"there is no plot {kind!r} of fates: use 'verdicts', 'units' or 'predicted'.")
+        points = [
+            fate_plots.UnitPoints(
+                fates.layer, fates.figures.agreement[0], fates.figures.fidelity[0], fates.figures.correlation[0, 0],
+                fates.figures.predicted[0, 0], fates.verdicts.verdict, fates.control,
+            )
+            for fates in self.layers
+        ]  # fmt: skip
+        return drawn[kind](points, path, title)
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Head and lines of the overview, one line per layer: means of the figures and shares of the verdicts."""
         names = [name for name in verdict_names(self.parents) if any(fates.shares()[name] for fates in self.layers)]
@@ -240,14 +268,19 @@ class Fates:
         body = "".join(f"<tr>{line}</tr>" for line in cells)
         return f"<table>{body}</table><p>{self.images} images; shares of the units by verdict.</p>"
 
-    def unit(self, layer: str, unit: int) -> str:
-        """One unit in a sentence, for a caption."""
-        row = self[layer].row(unit)
-        sure = "" if row["verdict"] != "undecided" else f" (likeliest: {row['likeliest']})"
-        return (
-            f"{format_unit(layer, unit)}: {row['verdict']}{sure}, agreement {_told(row['agreement'])}, "
-            f"fidelity {_told(row['fidelity'])}"
-        )
+    def caption(self, layer: str, unit: int) -> str:
+        """Verdict, agreement and fidelity of a unit in one line.
+
+        Raises:
+            UnitError: the layer was not measured.
+        """
+        return caption_of(self[layer].row(unit))
+
+
+def caption_of(row: Mapping[str, Any]) -> str:
+    """The record of a unit in one line."""
+    sure = "" if row["verdict"] != "undecided" else f" ({row['likeliest']}?)"
+    return f"{row['verdict']}{sure}, c {_told(row['agreement'])}, f {_told(row['fidelity'])}"
 
 
 def _told(value: float | None) -> str:

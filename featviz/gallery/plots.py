@@ -27,7 +27,7 @@ def plot_barriers(curves: Mapping[str, "LossBarrier"], path: str | Path, title: 
         OutputError: matplotlib is not installed, or the place cannot be written.
     """
     check_plottable(path)
-    figure, (left, right) = _figure(1, 2, (9, 3.4))
+    figure, (left, right) = new_figure(1, 2, (9, 3.4))
     for color, (label, curve) in zip(COLORS, curves.items(), strict=False):
         left.plot(curve.weights, curve.losses, color=color, marker=".", label=f"{label} (barrier {curve.barrier:.2f})")
         right.plot(curve.weights, curve.accuracies, color=color, marker=".")
@@ -39,13 +39,13 @@ def plot_barriers(curves: Mapping[str, "LossBarrier"], path: str | Path, title: 
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=min(3, len(curves)), frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_connectivity(curves: Mapping[str, Sequence["LayerConnectivity"]], path: str | Path, title: str = "") -> Path:
     """Cosine and norm ratio of the merged feature maps to the mean of the parents', per layer; see `plot_barriers`."""
     check_plottable(path)
-    figure, (top, bottom) = _figure(2, 1, (9, 5), sharex=True)
+    figure, (top, bottom) = new_figure(2, 1, (9, 5), sharex=True)
     for color, (label, layers) in zip(COLORS, curves.items(), strict=False):
         names = [layer.layer for layer in layers]
         top.plot(names, [layer.cosine for layer in layers], color=color, marker=".", label=label)
@@ -58,14 +58,14 @@ def plot_connectivity(curves: Mapping[str, Sequence["LayerConnectivity"]], path:
     bottom.tick_params(axis="x", rotation=90)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_variance(curves: Mapping[str, Sequence["LayerConnectivity"]], path: str | Path, title: str = "") -> Path:
     """Variance of the merged units over that of their parents, per layer: median and quartiles over the units, on a logarithmic
     scale, with what averaging matched units would leave (dashed, from the first curve); see `plot_barriers`."""
     check_plottable(path)
-    figure, axes = _figure(1, 1, (9, 4))
+    figure, axes = new_figure(1, 1, (9, 4))
     first = next(iter(curves.values()))
     names = [layer.layer for layer in first]
     for color, (label, layers) in zip(COLORS, curves.items(), strict=False):
@@ -83,7 +83,7 @@ def plot_variance(curves: Mapping[str, Sequence["LayerConnectivity"]], path: str
     axes.grid(alpha=0.3)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _quantile(values: Any, q: float) -> float:
@@ -106,14 +106,16 @@ def check_plottable(path: str | Path) -> Path:
     return path
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
+def new_figure(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
+    """A figure of a size in inches, and its axes; `more` goes to matplotlib's `subplots`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **more)
 
 
-def _save(figure: Any, path: str | Path) -> Path:
+def save_figure(figure: Any, path: str | Path) -> Path:
+    """Write a figure in the format of the path's suffix."""
     path = Path(path)
     write_atomically(path, lambda part: figure.savefig(part, format=path.suffix.lower().lstrip("."), dpi=150))
     return path

@@ -11,9 +11,10 @@ from networks import TinyCNN, TinyResNet, planted, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz.errors import AlignmentError, ModelError, OutputError, UnitError
+from featviz.errors import AlignmentError, CheckpointError, ModelError, OutputError, UnitError
 from featviz.evidence.exemplars import exemplars
 from featviz.evidence.fate import fate, fate_of_parents
+from featviz.evidence.stored_fates import pack, read_fates
 from featviz.matching.align import align
 from featviz.merging.merge import merge
 
@@ -261,7 +262,7 @@ def test_results_go_to_files_and_notebooks(tmp_path):
     assert float(lines[9]["agreement"]) == fates["bn2"].row(1)["agreement"]
     assert "<table>" in fates._repr_html_()
     assert "bn2" in str(fates)
-    assert fates.unit("bn2", 1).startswith("bn2:1: ")
+    assert fates.caption("bn2", 1).startswith(fates["bn2"].verdicts.verdict[1])
     with pytest.raises(OutputError, match=r"\.json or \.csv"):
         fates.save(tmp_path / "fates.xlsx")
     with pytest.raises(UnitError, match="bn2"):
@@ -296,3 +297,24 @@ def test_exemplars_come_from_the_same_pass():
     for name in ("A", "B'", "merged"):
         for unit in range(8):
             assert fates.exemplars.found("bn2", unit, name) == alone.found("bn2", unit, name)
+
+
+def test_stored_fates_answer_as_the_measured_ones_do(tmp_path):
+    a, b, alignment, merged = pair(TinyResNet)
+    fates = fate(a, b, alignment, merged, ["bn1", "bn2"], data=[images(40)], controls=False, resamples=10, exemplars=2)
+    path = tmp_path / "fates.json"
+    path.write_text(json.dumps(pack(fates, {"data": "random images"})))
+    stored = read_fates(path)
+    assert stored.about["data"] == "random images"
+    assert [layer.layer for layer in stored] == ["bn1", "bn2"]
+    for unit in range(8):
+        assert stored.caption("bn2", unit) == fates.caption("bn2", unit)
+        row, found = stored["bn2"].row(unit), fates["bn2"].row(unit)
+        assert row["agreement"] == pytest.approx(found["agreement"], abs=6e-4)
+        assert row["nearest mean"] == found["nearest mean"]
+        best = fates.exemplars.found("bn2", unit, "merged")
+        assert row["exemplars"]["merged"] == [exemplar.image for exemplar in best]
+    with pytest.raises(UnitError, match="no unit 8"):
+        stored["bn2"].row(8)
+    with pytest.raises(CheckpointError, match="holds no fates"):
+        read_fates(fates.save(tmp_path / "other.json"))

@@ -1,0 +1,5 @@
+"""Measures of the evidence, in the order of the command's help."""
+
+from measures.evidence import bundle, cost, fates
+
+MEASURES = (fates, cost, bundle)

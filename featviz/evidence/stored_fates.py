@@ -1,0 +1,109 @@
+"""Fates in a small file: measured once, read where there are no images. The bundled pair carries its own.
+
+`pack` makes columns of numbers per layer out of `Fates`; `StoredFates` answers from them as `Fates` does: `caption`, and the
+record of a unit.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featviz.errors import CheckpointError, UnitError, near_names
+from featviz.evidence.fates import Fates, caption_of
+
+FORMAT = "featviz.fates"
+DIGITS = 3
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """The units of one layer: `columns` key -> one value per unit, keys as in `LayerFates.row`."""
+
+    layer: str
+    columns: Mapping[str, list[Any]]
+
+    def __len__(self) -> int:
+        """The number of units."""
+        return len(self.columns["verdict"])
+
+    def row(self, unit: int) -> dict[str, Any]:
+        """The record of a unit; `exemplars` are the numbers of its best images, by subject.
+
+        Raises:
+            UnitError: there is no such unit.
+        """
+        if not 0 <= unit < len(self):
+            raise UnitError(f"{self.layer} has no unit {unit}: its {len(self)} units are 0 to {len(self) - 1}.")
+        return {"layer": self.layer, "unit": unit, **{key: values[unit] for key, values in self.columns.items()}}
+
+
+@dataclass(frozen=True)
+class StoredFates:
+    """What `pack` wrote. about: what was measured on which images; images: what the numbers of exemplars mean."""
+
+    about: Mapping[str, Any]
+    layers: Mapping[str, StoredLayer]
+
+    def __iter__(self) -> Iterator[StoredLayer]:
+        return iter(self.layers.values())
+
+    def __getitem__(self, layer: str) -> StoredLayer:
+        """One layer by its name.
+
+        Raises:
+            UnitError: it was not measured.
+        """
+        if layer not in self.layers:
+            raise UnitError(f"the fates of {layer!r} were not measured: {near_names(layer, self.layers)}")
+        return self.layers[layer]
+
+    def caption(self, layer: str, unit: int) -> str:
+        """Verdict, agreement and fidelity of a unit in one line; see `Fates.caption`."""
+        return caption_of(self[layer].row(unit))
+
+
+def pack(fates: Fates, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of every layer with `DIGITS` digits, and the numbers of the exemplars where there are any.
+
+    Args:
+        about: said with it, such as the images and what their numbers mean.
+    """
+    layers: dict[str, dict[str, list[Any]]] = {}
+    for found in fates:
+        rows = found.rows()
+        columns = {key: [_short(row[key]) for row in rows] for key in rows[0] if key not in ("layer", "unit")}
+        if fates.exemplars is not None:
+            tops = fates.exemplars
+            columns["exemplars"] = [
+                {name: [one.image for one in tops.found(found.layer, unit, name)] for name in tops.layers[found.layer]}
+                for unit in range(len(found))
+            ]
+        layers[found.layer] = columns
+    general = {"format": FORMAT, "parents": list(fates.parents), "images": fates.images, "matching": fates.method}
+    return {**general, **about, "layers": layers}
+
+
+def read_fates(path: str | Path) -> StoredFates:
+    """Read a file of what `pack` made.
+
+    Raises:
+        CheckpointError: there is no such file, or it is another.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the fates {path} cannot be read ({error}): measure them with `featviz fate`."
+        ) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CheckpointError(f"{path} holds no fates: measure them with `featviz fate`.")
+    layers = {name: StoredLayer(name, columns) for name, columns in record.pop("layers").items()}
+    return StoredFates(record, layers)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    return [_short(one) for one in value] if isinstance(value, list) else value
