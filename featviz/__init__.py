@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from featviz.errors import FeatvizError as FeatvizError
     from featviz.evidence.compare import compare as compare
     from featviz.evidence.comparison import Comparison as Comparison
-    from featviz.evidence.exemplars import Exemplar as Exemplar
-    from featviz.evidence.exemplars import Exemplars as Exemplars
-    from featviz.evidence.exemplars import exemplars as exemplars
-    from featviz.evidence.fate import fate as fate
-    from featviz.evidence.fate import fate_of_parents as fate_of_parents
-    from featviz.evidence.fates import Fates as Fates
+    from featviz.evidence.exemplars.exemplars import Exemplar as Exemplar
+    from featviz.evidence.exemplars.exemplars import Exemplars as Exemplars
+    from featviz.evidence.exemplars.exemplars import exemplars as exemplars
+    from featviz.evidence.fates.fate import fate as fate
+    from featviz.evidence.fates.fate import fate_of_parents as fate_of_parents
+    from featviz.evidence.fates.fates import Fates as Fates
     from featviz.evidence.pictures.accentuation import Accentuations as Accentuations
     from featviz.evidence.pictures.accentuation import accentuate as accentuate
     from featviz.evidence.pictures.caricature import Caricatures as Caricatures

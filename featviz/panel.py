@@ -13,9 +13,9 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import UnitError
-from featviz.evidence.exemplar_picture import ExemplarPicture
-from featviz.evidence.fates import Fates
-from featviz.evidence.stored_fates import StoredFates
+from featviz.evidence.exemplars.exemplar_picture import ExemplarPicture
+from featviz.evidence.fates.fates import Fates
+from featviz.evidence.fates.stored_fates import StoredFates
 from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite

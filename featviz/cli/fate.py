@@ -71,7 +71,7 @@ def run(args: Namespace) -> None:
     for path in plots.values():
         check_plottable(path)
     from featviz.cli import inputs
-    from featviz.evidence.fate import fate
+    from featviz.evidence.fates.fate import fate
     from featviz.merging.merge import merge
 
     model_a, model_b = inputs.pair(args)

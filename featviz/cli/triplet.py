@@ -123,8 +123,8 @@ def run(args: Namespace) -> None:
 def _with_evidence(args: Namespace, triplets: Any, models: tuple[Any, Any, Any], alignment: Any, data: Any) -> Any:
     """The triplets with exemplars of A, B' and merged, and with fates; both from one pass over the images."""
     from featviz.cli import inputs
-    from featviz.evidence.exemplar_picture import exemplar_picture
-    from featviz.evidence.fate import fate
+    from featviz.evidence.exemplars.exemplar_picture import exemplar_picture
+    from featviz.evidence.fates.fate import fate
 
     with inputs.bar("measuring") as progress:
         fates = fate(

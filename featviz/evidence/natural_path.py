@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from featviz.errors import DataError
-from featviz.evidence.fold_sums import Floats
+from featviz.evidence.fates.fold_sums import Floats
 from featviz.evidence.layer_means import layer_means
 from featviz.evidence.layer_names import measurable_layers
 from featviz.subjects import Subject, as_subject

@@ -18,8 +18,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from featviz.errors import UnitError
-from featviz.evidence.exemplars import Exemplars
-from featviz.evidence.fold_sums import Floats
+from featviz.evidence.exemplars.exemplars import Exemplars
+from featviz.evidence.fates.fold_sums import Floats
 from featviz.evidence.layer_means import layer_means
 from featviz.evidence.layer_names import measurable_layers
 from featviz.rendering.optimize.loop import Renderings

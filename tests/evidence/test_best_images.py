@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.evidence.best_images import BestImages, Histogram
+from featviz.evidence.exemplars.best_images import BestImages, Histogram
 
 
 def streamed(values, sizes, k, labels=None, per_label=None):

@@ -8,9 +8,9 @@ from PIL import Image
 
 from featviz.config import RenderConfig
 from featviz.errors import OutputError, UnitError
-from featviz.evidence.exemplar_picture import exemplar_picture
-from featviz.evidence.exemplars import exemplars
-from featviz.evidence.fate import fate
+from featviz.evidence.exemplars.exemplar_picture import exemplar_picture
+from featviz.evidence.exemplars.exemplars import exemplars
+from featviz.evidence.fates.fate import fate
 from featviz.triplet import render_unit_triplet
 from tests.evidence.test_fate import images, pair
 from tests.networks import TinyResNet

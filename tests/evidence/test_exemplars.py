@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from featviz.errors import DataError, UnitError
-from featviz.evidence.exemplars import exemplars
+from featviz.evidence.exemplars.exemplars import exemplars
 from tests.evidence.test_fate import Tokens, images
 from tests.networks import TinyCNN, TinyResNet, seeded
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featviz.errors import AlignmentError, CheckpointError, ModelError, OutputError, UnitError
-from featviz.evidence.exemplars import exemplars
-from featviz.evidence.fate import fate, fate_of_parents
-from featviz.evidence.stored_fates import pack, read_fates
+from featviz.evidence.exemplars.exemplars import exemplars
+from featviz.evidence.fates.fate import fate, fate_of_parents
+from featviz.evidence.fates.stored_fates import pack, read_fates
 from featviz.matching.align import align
 from featviz.merging.merge import merge
 

@@ -6,7 +6,7 @@ import torch
 
 from featviz.config import RenderConfig
 from featviz.errors import UnitError
-from featviz.evidence.exemplars import exemplars
+from featviz.evidence.exemplars.exemplars import exemplars
 from featviz.evidence.transfer import picture_transfer
 from featviz.panel_rendering import render_panel
 from tests.evidence.test_fate import images

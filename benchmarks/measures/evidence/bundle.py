@@ -9,7 +9,7 @@ from pathlib import Path
 
 import featviz
 from featviz.data import ImageFolderBatches
-from featviz.evidence.stored_fates import pack
+from featviz.evidence.fates.stored_fates import pack
 
 NAME = "bundle"
 

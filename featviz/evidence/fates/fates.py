@@ -16,10 +16,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from featviz.errors import OutputError, UnitError, near_names
-from featviz.evidence.agreement import LayerFigures
-from featviz.evidence.exemplars import Exemplars
-from featviz.evidence.fold_sums import Floats
-from featviz.evidence.verdicts import Verdicts, verdict_names
+from featviz.evidence.exemplars.exemplars import Exemplars
+from featviz.evidence.fates.agreement import LayerFigures
+from featviz.evidence.fates.fold_sums import Floats
+from featviz.evidence.fates.verdicts import Verdicts, verdict_names
 from featviz.files import write_atomically
 from featviz.gallery import fate_plots
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from featviz.config import RenderConfig
 from featviz.data import Data
 from featviz.errors import DataError, FeatvizError, UnitError, near_names
-from featviz.evidence.best_images import BestImages, Histogram
+from featviz.evidence.exemplars.best_images import BestImages, Histogram
 from featviz.evidence.layer_names import measurable_layers
 from featviz.evidence.layer_pass import LayerChunk, PassReport, Progress, fingerprint, layer_pass, parts_of
 from featviz.rendering.network.feature_extractor import FeatureExtractor

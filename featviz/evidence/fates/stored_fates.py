@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featviz.errors import CheckpointError, UnitError, near_names
-from featviz.evidence.fates import Fates, caption_of
+from featviz.evidence.fates.fates import Fates, caption_of
 
 FORMAT = "featviz.fates"
 DIGITS = 3

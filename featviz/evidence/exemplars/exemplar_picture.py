@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from featviz.data import Data
-from featviz.evidence.exemplars import Exemplars
+from featviz.evidence.exemplars.exemplars import Exemplars
 from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture

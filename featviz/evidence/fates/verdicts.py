@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featviz.evidence.agreement import LayerFigures
-from featviz.evidence.fold_sums import Floats
+from featviz.evidence.fates.agreement import LayerFigures
+from featviz.evidence.fates.fold_sums import Floats
 
 LEVEL = 0.95
 RESAMPLES = 200

@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from featviz.evidence.fold_sums import Floats, FoldSums, correlation
+from featviz.evidence.fates.fold_sums import Floats, FoldSums, correlation
 
 TIE = 1e-5  # of a correlation: rows that are as close as this are equally close (float32 products)
 

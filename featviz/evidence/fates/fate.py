@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from featviz.data import Data
 from featviz.errors import AlignmentError, ModelError
-from featviz.evidence.agreement import layer_figures, layer_pairs, unmatched_agreement
-from featviz.evidence.exemplars import ExemplarCollector
-from featviz.evidence.fates import Fates, LayerFates
-from featviz.evidence.fold_sums import Floats, FoldMoments, FoldSums, correlation
+from featviz.evidence.exemplars.exemplars import ExemplarCollector
+from featviz.evidence.fates.agreement import layer_figures, layer_pairs, unmatched_agreement
+from featviz.evidence.fates.fates import Fates, LayerFates
+from featviz.evidence.fates.fold_sums import Floats, FoldMoments, FoldSums, correlation
+from featviz.evidence.fates.verdicts import LEVEL, RESAMPLES, verdicts
 from featviz.evidence.layer_names import measurable_layers
 from featviz.evidence.layer_pass import FOLDS, LayerChunk, Progress, layer_pass
-from featviz.evidence.verdicts import LEVEL, RESAMPLES, verdicts
 from featviz.matching.alignment import Alignment, LinearAlignment
 from featviz.matching.linear.combination import layer_rows
 from featviz.merging.merge import merge

@@ -1,0 +1,1 @@
+"""Fates: what became of every unit of the parents in their merge, measured on natural images."""
