@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Any
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
     from featviz.config import AlignConfig as AlignConfig
+    from featviz.config import FateConfig as FateConfig
+    from featviz.config import MergeConfig as MergeConfig
     from featviz.config import RenderConfig as RenderConfig
     from featviz.config.matching_methods import matching_method as matching_method
     from featviz.config.matching_options import MethodOptions as MethodOptions
     from featviz.errors import FeatvizError as FeatvizError
     from featviz.evidence.compare import compare as compare
     from featviz.evidence.comparison import Comparison as Comparison
+    from featviz.evidence.exemplars.exemplar_picture import exemplar_picture as exemplar_picture
     from featviz.evidence.exemplars.exemplars import Exemplar as Exemplar
     from featviz.evidence.exemplars.exemplars import Exemplars as Exemplars
     from featviz.evidence.exemplars.exemplars import exemplars as exemplars
     from featviz.evidence.fates.fate import fate as fate
     from featviz.evidence.fates.fate import fate_of_parents as fate_of_parents
     from featviz.evidence.fates.fates import Fates as Fates
+    from featviz.evidence.fates.stored_fates import StoredFates as StoredFates
+    from featviz.evidence.fates.stored_fates import read_fates as read_fates
+    from featviz.evidence.natural_path import NaturalPath as NaturalPath
+    from featviz.evidence.natural_path import natural_path as natural_path
     from featviz.evidence.pictures.accentuation import Accentuations as Accentuations
     from featviz.evidence.pictures.accentuation import accentuate as accentuate
     from featviz.evidence.pictures.caricature import Caricatures as Caricatures
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
     from featviz.evidence.pictures.path import render_unit_path as render_unit_path
     from featviz.evidence.pictures.variants import Variants as Variants
     from featviz.evidence.pictures.variants import render_variants as render_variants
+    from featviz.evidence.transfer import Transfers as Transfers
+    from featviz.evidence.transfer import picture_transfer as picture_transfer
     from featviz.gallery.plots import plot_barriers as plot_barriers
     from featviz.gallery.plots import plot_connectivity as plot_connectivity
     from featviz.gallery.plots import plot_variance as plot_variance
@@ -76,11 +85,14 @@ if TYPE_CHECKING:
     from featviz.symmetry.discovery import permutation_groups as permutation_groups
     from featviz.symmetry.groups import Group as Group
     from featviz.symmetry.groups import PermutationGroups as PermutationGroups
+    from featviz.symmetry.rules.registry import rule as rule
+    from featviz.symmetry.unit_tracer import axes_of as axes_of
     from featviz.triplet import Triplets as Triplets
     from featviz.triplet import render_unit_triplet as render_unit_triplet
     from featviz.weights.checkpoints import load_into as load_into
     from featviz.weights.checkpoints import save_weights as save_weights
     from featviz.zoo.pair import bundled_pair as bundled_pair
+
 
 __version__: str
 

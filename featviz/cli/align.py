@@ -45,12 +45,9 @@ def add(commands: Any) -> None:
     )
     arguments.add_pair(parser)
     parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
+        "--out", type=Path, required=True, metavar="FILE",
         help="alignment to write (.safetensors), or permutations for other tools (.json)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--method", choices=tuple(methods()), default=AlignConfig.method,
         help="what is compared (default: %(default)s)",

@@ -57,13 +57,16 @@ def add_architecture(parser: Parser) -> None:
     )
 
 
-def add_pair(parser: Parser) -> None:
+def add_pair(parser: Parser, aligned: bool = False) -> None:
+    """The arguments A and B; `aligned`: and --alignment, which must be given."""
     parser.add_argument(
         "a", type=weights, metavar="A",
         help="network A: a checkpoint (.safetensors, .pt, .pth), or published weights by name: torchvision:NAME/WEIGHTS, "
         "timm:NAME.WEIGHTS, hf-hub:OWNER/NAME",
     )  # fmt: skip
     parser.add_argument("b", type=weights, metavar="B", help="network B, likewise")
+    if aligned:
+        parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
     group = parser.add_argument_group("network B, where it differs from A")
     group.add_argument("--arch-b", metavar="NAME", help="architecture of B's checkpoint file (default: that of --arch)")
     group.add_argument(

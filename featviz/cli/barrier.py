@@ -26,8 +26,7 @@ examples:
 
 def add(commands: Any) -> None:
     parser = arguments.add_command(commands, "barrier", "loss and accuracy from A to B'", DESCRIPTION, EXAMPLES)
-    arguments.add_pair(parser)
-    parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
+    arguments.add_pair(parser, aligned=True)
     parser.add_argument(
         "--points", type=arguments.positive, default=arguments.DEFAULTS.merge.points, metavar="N",
         help="networks on the line, both ends included (default: %(default)s)",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from featviz.cli import arguments
-from featviz.config import REPAIRS
+from featviz.config import REPAIRS, FateConfig
 from featviz.errors import OutputError
 from featviz.files import check_writable
 
@@ -29,8 +29,7 @@ examples:
 
 def add(commands: Any) -> None:
     parser = arguments.add_command(commands, "fate", "what became of each unit in the merge", DESCRIPTION, EXAMPLES)
-    arguments.add_pair(parser)
-    parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
+    arguments.add_pair(parser, aligned=True)
     parser.add_argument(
         "--merged", type=arguments.weights, metavar="FILE",
         help="checkpoint of the merged network (default: the average of A and B', repaired on --data)",
@@ -50,7 +49,10 @@ def add(commands: Any) -> None:
         "--exemplars", type=arguments.positive, metavar="K", help="write each unit's K best images to the JSON too"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the resampling and of the random alignment (default: 0)"
+        "--seed",
+        type=int,
+        default=FateConfig.seed,
+        help="of the resampling and of the random alignment (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every unit to a .json or .csv")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help=f"draw {', '.join(KINDS)} as .png")
@@ -87,7 +89,7 @@ def run(args: Namespace) -> None:
     with inputs.bar("measuring") as progress:
         fates = fate(
             model_a, model_b, alignment, merged, args.layers, data=data, controls=not args.no_controls,
-            repair=args.repair, exemplars=args.exemplars or 0, seed=args.seed, progress=progress,
+            repair=args.repair, exemplars=args.exemplars or 0, config=FateConfig(seed=args.seed), progress=progress,
         )  # fmt: skip
     print(fates)
     if args.out is not None:

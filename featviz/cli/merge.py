@@ -30,16 +30,12 @@ def add(commands: Any) -> None:
     parser = arguments.add_command(
         commands, "merge", "average A with the permuted B, and repair it", DESCRIPTION, EXAMPLES
     )
-    arguments.add_pair(parser)
-    parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
+    arguments.add_pair(parser, aligned=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="network to write (.safetensors)")
     parser.add_argument(
-        "--weight",
-        type=float,
-        default=defaults.weight,
-        metavar="W",
+        "--weight", type=float, default=defaults.weight, metavar="W",
         help="of B; 0 is A, 1 is B', below 0 and above 1 the line is extended (default: %(default)s)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--head", choices=HEADS, default=None,
         help="where A and B differ: whose own parts the network has; both: two files, FILE with -a and -b in its name",

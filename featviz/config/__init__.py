@@ -149,6 +149,23 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
+class FateConfig:
+    """How sure the verdicts of `featviz.fate` must be.
+
+    Raises:
+        AlignmentError: a value out of its range, with the range.
+    """
+
+    resamples: int = 200  # of the images, from which a verdict's confidence comes; 1 or more
+    level: float = 0.95  # share of resamples that must repeat a verdict, 0 to 1; it is "undecided" otherwise
+    seed: int = 0  # of the resamples and of the random alignment
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("resamples", 1, 10**6), ("level", 0.0, 1.0), ("seed", 0, 2**62)):
+            object.__setattr__(self, name, in_range(name, getattr(self, name), low, high, AlignmentError))
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """What `featviz demo` shows of the bundled pair."""
 
@@ -173,5 +190,6 @@ class Defaults:
     render: RenderConfig = field(default_factory=RenderConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    fate: FateConfig = field(default_factory=FateConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
     data: DataConfig = field(default_factory=DataConfig)

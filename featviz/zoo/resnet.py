@@ -7,6 +7,9 @@ experiments (Jordan et al. 2022), so that every residual stream is made of convo
 
 from torch import Tensor, nn
 
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, in [0, 1]
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a skip, added before the last ReLU."""
@@ -40,8 +43,8 @@ class CifarResNet(nn.Module):
         width: int = 1,
         classes: int = 10,
         in_channels: int = 3,
-        mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, ...] = (0.2470, 0.2435, 0.2616),
+        mean: tuple[float, ...] = CIFAR10_MEAN,
+        std: tuple[float, ...] = CIFAR10_STD,
     ) -> None:
         super().__init__()
         if (depth - 2) % 6:

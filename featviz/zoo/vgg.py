@@ -5,6 +5,8 @@ Images (batch, channels, 32, 32), normalised with `mean` and `std` -> logits (ba
 
 from torch import Tensor, nn
 
+from featviz.zoo.resnet import CIFAR10_MEAN, CIFAR10_STD
+
 STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
     11: ((64,), (128,), (256, 256), (512, 512), (512, 512)),
     16: ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
@@ -21,8 +23,8 @@ class CifarVGG(nn.Module):
         batch_norm: bool = False,
         classes: int = 10,
         in_channels: int = 3,
-        mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, ...] = (0.2470, 0.2435, 0.2616),
+        mean: tuple[float, ...] = CIFAR10_MEAN,
+        std: tuple[float, ...] = CIFAR10_STD,
     ) -> None:
         super().__init__()
         if depth not in STAGES:

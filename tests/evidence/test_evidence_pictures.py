@@ -4,23 +4,35 @@ import json
 
 import numpy as np
 import pytest
+from networks import TinyResNet
 from PIL import Image
 
-from featviz.config import RenderConfig
+from featviz.config import FateConfig, RenderConfig
 from featviz.errors import OutputError, UnitError
 from featviz.evidence.exemplars.exemplar_picture import exemplar_picture
 from featviz.evidence.exemplars.exemplars import exemplars
 from featviz.evidence.fates.fate import fate
 from featviz.triplet import render_unit_triplet
 from tests.evidence.test_fate import images, pair
-from tests.networks import TinyResNet
+
+FEW = FateConfig(resamples=10)
 
 
 @pytest.fixture(scope="module")
 def measured():
     a, b, alignment, merged = pair(TinyResNet)
     data = [images(40)]
-    fates = fate(a, b, alignment, merged, ["bn1", "bn2"], data=data, controls=False, resamples=10, exemplars=4)
+    fates = fate(
+        a,
+        b,
+        alignment,
+        merged,
+        ["bn1", "bn2"],
+        data=data,
+        controls=False,
+        config=FEW,
+        exemplars=4,
+    )
     return a, b, alignment, merged, data, fates
 
 

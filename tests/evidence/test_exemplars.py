@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from networks import TinyCNN, TinyResNet, seeded
 from torch import nn
 
 from featviz.errors import DataError, UnitError
 from featviz.evidence.exemplars.exemplars import exemplars
 from tests.evidence.test_fate import Tokens, images
-from tests.networks import TinyCNN, TinyResNet, seeded
 
 
 def maps(model, layer, x, axis):

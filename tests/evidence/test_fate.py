@@ -11,12 +11,15 @@ from networks import TinyCNN, TinyResNet, planted, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featviz.config import FateConfig
 from featviz.errors import AlignmentError, CheckpointError, ModelError, OutputError, UnitError
 from featviz.evidence.exemplars.exemplars import exemplars
 from featviz.evidence.fates.fate import fate, fate_of_parents
 from featviz.evidence.fates.stored_fates import pack, read_fates
 from featviz.matching.align import align
 from featviz.merging.merge import merge
+
+FEW = FateConfig(resamples=10)
 
 
 class Tokens(nn.Module):
@@ -72,7 +75,16 @@ CASES = [
 def test_figures_equal_those_of_whole_feature_maps(make, layers, axis, batch):
     a, b, alignment, merged = pair(make)
     x = images(61)
-    fates = fate(a, b, alignment, merged, layers, data=list(x.split(batch)), repair="none", resamples=10)
+    fates = fate(
+        a,
+        b,
+        alignment,
+        merged,
+        layers,
+        data=list(x.split(batch)),
+        repair="none",
+        config=FEW,
+    )
     assert [found.layer for found in fates] == layers
     assert fates.images == 61
     for found in fates:
@@ -100,7 +112,7 @@ def test_figures_equal_those_of_whole_feature_maps(make, layers, axis, batch):
 def test_halves_are_those_of_every_other_image():
     a, b, alignment, merged = pair(TinyResNet)
     x = images(60)
-    (found,) = fate(a, b, alignment, merged, "bn2", data=[x], controls=False, resamples=10)
+    (found,) = fate(a, b, alignment, merged, "bn2", data=[x], controls=False, config=FEW)
     for half in (0, 1):
         one, two = (outputs(model, "bn2", x[half::2], 1) for model in (a, alignment.permute(b)))
         np.testing.assert_allclose(found.halves.agreement[half], correlations(one, two).diagonal(), atol=2e-5)
@@ -194,7 +206,7 @@ def test_units_that_are_combined_are_held_against_their_own_combination():
     x = images(61)
     alignment = align(a, b, images(2), method="zipit", data=[(x - 0.5) / 0.25])
     merged = merge(a, b, alignment, repair="none")
-    (found,) = fate(a, b, alignment, merged, "bn2", data=[x], repair="none", resamples=10)
+    (found,) = fate(a, b, alignment, merged, "bn2", data=[x], repair="none", config=FEW)
     one, two, m = (outputs(model, "bn2", x, 1) for model in (a, b, merged))
     rows = np.zeros((2, len(m), len(m)))
     for unit in range(len(m)):
@@ -220,7 +232,7 @@ def test_three_parents():
             if tensor.is_floating_point():
                 tensor.copy_(torch.stack([model.state_dict()[name] for model in parents.values()]).mean(0))
     x = images(61)
-    (found,) = fate_of_parents(parents, merged, "bn2", data=[x], resamples=10)
+    (found,) = fate_of_parents(parents, merged, "bn2", data=[x], config=FEW)
     maps, m = [outputs(model, "bn2", x, 1) for model in parents.values()], outputs(merged, "bn2", x, 1)
     pairs = [correlations(maps[i], maps[j]).diagonal() for i, j in ((0, 1), (0, 2), (1, 2))]
     np.testing.assert_allclose(found.figures.agreement[0], np.mean(pairs, 0), atol=2e-5)
@@ -242,7 +254,7 @@ def test_the_networks_are_left_as_they_were():
     for model in (a, b, merged):
         model.train()
     before = [copy.deepcopy(model.state_dict()) for model in (a, b, merged)]
-    fate(a, b, alignment, merged, "bn2", data=[images(40)], repair="none", resamples=10)
+    fate(a, b, alignment, merged, "bn2", data=[images(40)], repair="none", config=FEW)
     for model, state in zip((a, b, merged), before, strict=True):
         assert model.training
         assert not model.bn2._forward_hooks
@@ -251,7 +263,16 @@ def test_the_networks_are_left_as_they_were():
 
 def test_results_go_to_files_and_notebooks(tmp_path):
     a, b, alignment, merged = pair(TinyResNet)
-    fates = fate(a, b, alignment, merged, ["bn1", "bn2"], data=[images(40)], repair="none", resamples=10)
+    fates = fate(
+        a,
+        b,
+        alignment,
+        merged,
+        ["bn1", "bn2"],
+        data=[images(40)],
+        repair="none",
+        config=FEW,
+    )
     record = json.loads(fates.save(tmp_path / "fates.json").read_text())
     assert [len([u for u in record["units"] if u["layer"] == layer]) for layer in ("bn1", "bn2")] == [8, 8]
     assert record["layers"][0]["layer"] == "bn1"
@@ -290,7 +311,17 @@ def test_exemplars_come_from_the_same_pass():
             passes.append(1)
             return super().__iter__()
 
-    fates = fate(a, b, alignment, merged, "bn2", data=Counted([x]), controls=False, resamples=10, exemplars=3)
+    fates = fate(
+        a,
+        b,
+        alignment,
+        merged,
+        "bn2",
+        data=Counted([x]),
+        controls=False,
+        config=FEW,
+        exemplars=3,
+    )
     assert len(passes) == 1
     assert fates.exemplars is not None
     alone = exemplars({"A": a, "B'": alignment.permute(b), "merged": merged}, "bn2", [x], k=3)
@@ -301,7 +332,17 @@ def test_exemplars_come_from_the_same_pass():
 
 def test_stored_fates_answer_as_the_measured_ones_do(tmp_path):
     a, b, alignment, merged = pair(TinyResNet)
-    fates = fate(a, b, alignment, merged, ["bn1", "bn2"], data=[images(40)], controls=False, resamples=10, exemplars=2)
+    fates = fate(
+        a,
+        b,
+        alignment,
+        merged,
+        ["bn1", "bn2"],
+        data=[images(40)],
+        controls=False,
+        config=FEW,
+        exemplars=2,
+    )
     path = tmp_path / "fates.json"
     path.write_text(json.dumps(pack(fates, {"data": "random images"})))
     stored = read_fates(path)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from networks import TinyResNet, seeded
 from scipy.stats import spearmanr
 
 from featviz.errors import DataError
 from featviz.evidence.natural_path import natural_path
 from tests.evidence.test_fate import images
-from tests.networks import TinyResNet, seeded
 
 
 def test_similarities_are_rank_correlations_of_mean_activations():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from networks import TinyResNet, seeded
 
 from featviz.config import RenderConfig
 from featviz.errors import UnitError
@@ -10,7 +11,6 @@ from featviz.evidence.exemplars.exemplars import exemplars
 from featviz.evidence.transfer import picture_transfer
 from featviz.panel_rendering import render_panel
 from tests.evidence.test_fate import images
-from tests.networks import TinyResNet, seeded
 
 CONFIG = RenderConfig(size=8, steps=8, precision="float32")
 

@@ -122,7 +122,7 @@ def planted_copies(make, example, count: int):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_planted_permutations_come_back(name, count):
     models, _, planted = planted_copies(*NETWORKS[name], count)
-    found = featviz.align_many(models, NETWORKS[name][1], "c2m3")
+    found = featviz.align_many(models, NETWORKS[name][1], "c2m3", restarts=1)
     for own, wanted in zip(found.permutations[1:], planted, strict=True):
         assert all((own[group] == perm).all() for group, perm in wanted.items())
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featviz.config import FateConfig
 from featviz.data import Data
 from featviz.errors import AlignmentError, ModelError
 from featviz.evidence.exemplars.exemplars import ExemplarCollector
 from featviz.evidence.fates.agreement import layer_figures, layer_pairs, unmatched_agreement
 from featviz.evidence.fates.fates import Fates, LayerFates
 from featviz.evidence.fates.fold_sums import Floats, FoldMoments, FoldSums, correlation
-from featviz.evidence.fates.verdicts import LEVEL, RESAMPLES, verdicts
+from featviz.evidence.fates.verdicts import verdicts
 from featviz.evidence.layer_names import measurable_layers
 from featviz.evidence.layer_pass import FOLDS, LayerChunk, Progress, layer_pass
 from featviz.matching.alignment import Alignment, LinearAlignment
@@ -41,9 +42,7 @@ def fate(
     controls: bool | Mapping[str, nn.Module] = True,
     repair: str = "auto",
     exemplars: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    config: FateConfig = FateConfig(),  # noqa: B008 (frozen)
     memory: int | None = None,
     progress: Progress = None,
 ) -> Fates:
@@ -68,9 +67,7 @@ def fate(
             or such networks by the names "unaligned" and "random".
         repair: of the two, as in `featviz.merge`; give what `merged` got.
         exemplars: of each unit of the parents and of merged, found in the same pass: `Fates.exemplars`.
-        resamples: of the images, from which the verdicts' confidence comes.
-        level: share of resamples that must repeat a verdict; it is "undecided" otherwise.
-        seed: of the resamples and of the random alignment.
+        config: how sure the verdicts must be, and the seed.
         memory: MiB of layer outputs that may be held at once; None: 256 on a CPU.
         progress: called with (images done, 0).
 
@@ -93,7 +90,7 @@ def fate(
     else:
         shares = (1 - weight, weight)
         parents = {"A": a, "B'": _with_model(b, alignment.permute(b.model))}
-    others = _control_networks(a, b, alignment, controls, weight, repair, data, seed)
+    others = _control_networks(a, b, alignment, controls, weight, repair, data, config.seed)
     indexer = alignment.indexer
     matches = {layer: [indexer.mix(layer, unit) for unit in range(indexer.layers[layer])] for layer in chosen}
     asked = _Asked(
@@ -105,7 +102,7 @@ def fate(
         },
         alignment.method,
     )  # fmt: skip
-    return _measured(asked, data, exemplars, resamples, level, seed, memory, progress)
+    return _measured(asked, data, exemplars, config, memory, progress)
 
 
 def fate_of_parents(
@@ -117,9 +114,7 @@ def fate_of_parents(
     shares: Sequence[float] | None = None,
     controls: Mapping[str, nn.Module] | None = None,
     exemplars: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    config: FateConfig = FateConfig(),  # noqa: B008 (frozen)
     memory: int | None = None,
     progress: Progress = None,
 ) -> Fates:
@@ -150,7 +145,7 @@ def fate_of_parents(
         {},
         "none",
     )
-    return _measured(asked, data, exemplars, resamples, level, seed, memory, progress)
+    return _measured(asked, data, exemplars, config, memory, progress)
 
 
 @dataclass(frozen=True)
@@ -172,9 +167,7 @@ def _measured(
     asked: _Asked,
     data: Data,
     exemplars: int,
-    resamples: int,
-    level: float,
-    seed: int,
+    config: FateConfig,
     memory: int | None,
     progress: Progress,
 ) -> Fates:
@@ -192,10 +185,10 @@ def _measured(
     report = layer_pass(subjects, asked.layers, data, take, memory=memory, progress=progress)
     if report.images < FOLDS:
         raise AlignmentError(f"{report.images} images are too few to measure fates on: give 20 or more, better 1,000.")
-    fates = [_layer_fates(asked, layer, moments.pop(layer).sums(), resamples, level, seed) for layer in asked.layers]
+    fates = [_layer_fates(asked, layer, moments.pop(layer).sums(), config) for layer in asked.layers]
     parents = tuple(asked.parents)
     tops = None if best is None else best.result(subjects, report, data)
-    return Fates(tuple(fates), parents, report.images, report.chunk_bytes, asked.method, resamples, level, seed, tops)
+    return Fates(tuple(fates), parents, report.images, report.chunk_bytes, asked.method, config, tops)
 
 
 def _add_moments(asked: _Asked, moments: Mapping[str, FoldMoments], chunk: LayerChunk) -> None:
@@ -207,13 +200,13 @@ def _add_moments(asked: _Asked, moments: Mapping[str, FoldMoments], chunk: Layer
     moments[chunk.layer].add(sets)
 
 
-def _layer_fates(asked: _Asked, layer: str, sums: FoldSums, resamples: int, level: float, seed: int) -> LayerFates:
+def _layer_fates(asked: _Asked, layer: str, sums: FoldSums, config: FateConfig) -> LayerFates:
     if not all(np.isfinite(squares).all() for squares in sums.squares):
         raise ModelError(f"an activation of {layer} is not finite: check the networks' weights and the data for NaN.")
     parents = tuple(asked.parents)
     whole, halves = (layer_figures(sums, asked.shares, weights) for weights in (sums.all_images(), sums.halves()))
     control = unmatched_agreement(sums, len(parents))
-    drawn = layer_figures(sums, asked.shares, sums.resamples(resamples, seed))
+    drawn = layer_figures(sums, asked.shares, sums.resamples(config.resamples, config.seed))
     every = sums.all_images()
     with_a = {}
     for number, name in enumerate(asked.controls, len(parents) + 1):
@@ -225,7 +218,7 @@ def _layer_fates(asked: _Asked, layer: str, sums: FoldSums, resamples: int, leve
         parents=parents,
         figures=whole,
         halves=halves,
-        verdicts=verdicts(whole, drawn, control, parents, level),
+        verdicts=verdicts(whole, drawn, control, parents, config.level),
         control=control,
         unaligned=with_a.get("unaligned"),
         random=with_a.get("random"),

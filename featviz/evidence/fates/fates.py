@@ -7,7 +7,7 @@ import csv
 import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from featviz.config import FateConfig
 from featviz.errors import OutputError, UnitError, near_names
 from featviz.evidence.exemplars.exemplars import Exemplars
 from featviz.evidence.fates.agreement import LayerFigures
@@ -122,7 +123,7 @@ class Fates:
 
     parents: names of the parents. images: how many were measured. chunk_bytes: of layer outputs that were held at once.
     exemplars: of the parents and of merged, where they were asked for.
-    method: of the alignment. resamples, level, seed: of the verdicts' confidence.
+    method: of the alignment. config: of the verdicts' confidence.
     """
 
     layers: tuple[LayerFates, ...]
@@ -130,9 +131,7 @@ class Fates:
     images: int
     chunk_bytes: int
     method: str
-    resamples: int
-    level: float
-    seed: int
+    config: FateConfig
     exemplars: Exemplars | None = None
 
     def __iter__(self) -> Iterator[LayerFates]:
@@ -165,9 +164,7 @@ class Fates:
             "parents": list(self.parents),
             "images": self.images,
             "matching": self.method,
-            "resamples": self.resamples,
-            "level": self.level,
-            "seed": self.seed,
+            **asdict(self.config),
             "layers": [fates.summary() for fates in self.layers],
             "units": self.rows(),
             "exemplars": None if tops is None else {layer: tops.record(layer) for layer in tops.layers},

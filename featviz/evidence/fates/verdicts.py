@@ -8,8 +8,8 @@ The first that holds:
     blended   the unit is closest to the mean of its row
     lost      none of these
 
-The control of agreement is the 95th percentile of the agreement of units that are not matched. A verdict that fewer than LEVEL
-of the resamplings of the images repeat is "undecided".
+The control of agreement is the 95th percentile of the agreement of units that are not matched. A verdict that
+fewer than `FateConfig.level` of the resamplings of the images repeat is "undecided".
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,6 @@ import numpy as np
 from featviz.evidence.fates.agreement import LayerFigures
 from featviz.evidence.fates.fold_sums import Floats
 
-LEVEL = 0.95
-RESAMPLES = 200
 KEPT, BLENDED, LOST, DEAD, UNDECIDED = "kept", "blended", "lost", "dead", "undecided"
 
 
@@ -63,7 +61,7 @@ def verdict_codes(figures: LayerFigures, control: float) -> np.ndarray:
 
 
 def verdicts(
-    whole: LayerFigures, resampled: LayerFigures, control: float, parents: Sequence[str], level: float = LEVEL
+    whole: LayerFigures, resampled: LayerFigures, control: float, parents: Sequence[str], level: float
 ) -> Verdicts:
     """Verdicts of all images, held against those of resamplings.
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.evidence.pictures.comparison import Comparison
 from featviz.evidence.pictures.photographs import Photographs, as_photographs
+from featviz.evidence.pictures.picture_comparison import PictureComparison
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import finite
@@ -75,7 +75,7 @@ def relative_distance(x: Tensor, reference: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Accentuations(Comparison):
+class Accentuations(PictureComparison):
     """Photographs, accentuated for the same units in several subjects.
 
     Attributes:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.evidence.pictures.comparison import Comparison
 from featviz.evidence.pictures.photographs import Photographs, as_photographs
+from featviz.evidence.pictures.picture_comparison import PictureComparison
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import finite
@@ -51,7 +51,7 @@ class Caricature(ReferenceObjective):
 
 
 @dataclass(frozen=True, eq=False)
-class Caricatures(Comparison):
+class Caricatures(PictureComparison):
     """Caricatures of photographs by one or more layers of several subjects; a row is a photograph and a layer.
 
     Attributes:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featviz.config import RenderConfig
 from featviz.errors import RenderError
-from featviz.evidence.pictures.comparison import Comparison
+from featviz.evidence.pictures.picture_comparison import PictureComparison
 from featviz.gallery.bands import drawable
 from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import finite
@@ -54,7 +54,7 @@ class Diverse(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class Variants(Comparison):
+class Variants(PictureComparison):
     """Several images of each unit in several subjects.
 
     Attributes:

@@ -17,7 +17,6 @@ which rows and columns are permuted each by its own matrix.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from featviz.matching.permutation.baselines import identity
 from featviz.matching.permutation.doubly_stochastic import permutation_matrix, sinkhorn_normalize
 from featviz.matching.permutation.normalized_weights import normalized
 from featviz.matching.problem import MatchingProblem
-from featviz.matching.unit_axes import axes_by_parameter, combine_rows
+from featviz.matching.unit_axes import axes_by_parameter
 from featviz.symmetry.groups import GroupAxis, Index, PermutationGroups
 
 STEPS = 400
@@ -113,7 +112,7 @@ class SumOverPairs:
         permuted = []
         for name, weight in self.weights.items():
             for group, axis in self.axes[name]:
-                weight = torch.vmap(partial(combine_rows, axis=axis))(weight, matrices[group])
+                weight = combine_rows_of_all(weight, matrices[group], axis)
             permuted.append(weight.flatten(1))
         return permuted
 
@@ -205,6 +204,19 @@ def interpolate(start: Matrices, end: Matrices, step: float) -> Matrices:
 def permutation_matrices(perms: Sequence[Mapping[str, Index]]) -> Matrices:
     """The matrices of permutations."""
     return {name: torch.stack([permutation_matrix(own[name]) for own in perms]) for name in perms[0]}
+
+
+def combine_rows_of_all(weight: Tensor, matrices: Tensor, axis: GroupAxis) -> Tensor:
+    """`combine_rows` of every network at once, on an axis without blocks: (networks, ...) with (networks, units, units)."""
+    rows = weight.movedim(1 + axis.axis, 1)
+    size, copies = axis.index.shape
+    own = axis.index.reshape(-1)
+    whole = len(own) == rows.shape[1] and (np.diff(own) == 1).all()
+    moved = rows if whole else rows[:, torch.from_numpy(own)]
+    combined = (matrices @ moved.reshape(len(rows), size, -1)).reshape(len(rows), size * copies, *rows.shape[2:])
+    if not whole:
+        combined = rows.index_copy(1, torch.from_numpy(own), combined)
+    return combined.movedim(1, 1 + axis.axis)
 
 
 def block_diagonal(weight: Tensor, blocks: int) -> Tensor:

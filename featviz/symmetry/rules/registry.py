@@ -19,17 +19,8 @@ the axes on which they do not vary. A map (1, 4, 8, 8) has one id tensor (1, 4, 
     axes_of(i)                   the axes on which an id tensor varies
 
 Worked example, GLU: x (1, 6) has ids [[1 2 3 4 5 6]] and becomes x[:, :3] * sigmoid(x[:, 3:]). Unit 1 is gated by 4, so
-both must be permuted alike, and so must 2 and 5, 3 and 6; the output (1, 3) has ids [[1 2 3]]:
-
-    @rule(aten.glu)
-    def glu(tracer, call):
-        dim, found = call["dim"] % call.out.dim(), []
-        for ids in tracer.ids_of(call["self"]):
-            if dim in axes_of(ids):
-                ids, gates = ids.chunk(2, dim)
-                tracer.same_unit(ids, gates)
-            found.append(ids)
-        tracer.set_ids(call.out, found)
+both must be permuted alike, and so must 2 and 5, 3 and 6; the output (1, 3) has ids [[1 2 3]]. `glu` in `elementwise.py`
+says so in seven lines.
 
 A rule must account for every id tensor of every input: pass it on, say what it is the same as, or pin it. A wrong rule
 is found by the proof (`permutation_groups(..., verify=True)`), which leaves out every group that changes the network's

@@ -7,7 +7,7 @@ from torch import Tensor
 from featviz.gallery.picture import Picture
 
 
-class Comparison(Picture):
+class PictureComparison(Picture):
     """A picture with images of several subjects."""
 
     images: Mapping[str, Tensor]
