@@ -20,6 +20,7 @@ from featviz.matching.permutation.normalized_weights import NormalizedWeights, s
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching.shared_parts import Rename, find_groups, groups_for_matching, module_names_in_b
 from featviz.subjects import Subject, as_subject
+from featviz.symmetry.shared_groups import SharedGroups
 from featviz.weights.checks import check_finite, digest
 
 log = logging.getLogger("featviz.matching")
@@ -83,16 +84,10 @@ def align(
     for name, model in (("model A", a), ("model B", b)):
         check_finite(model, name)
     groups, parts = find_groups(a, b, example_input, ignore, rename, verify, free_outputs)
-    if parts is not None and chosen.gives == LINEAR:
-        raise AlignmentError(
-            f"method {chosen.name!r} combines units of networks of one architecture, and these differ: use method 'weights' or "
-            "'activations'."
-        )
     known = (groups, chosen.name, seed, digest(a), digest(b))
     problem = MatchingProblem(chosen.name, (a, b), groups, data, seed, progress, subjects)
     if parts is not None:
-        names = module_names_in_b(parts) | {name: other for name, other in parts.shared.items() if name != other}
-        problem = replace(problem, groups=groups_for_matching(parts), names_in_b=names)
+        problem = _problem_of_shared_parts(problem, parts, chosen)
     assert chosen.pair is not None
     found = function_of(chosen.pair)(problem, own)
     if chosen.gives == LINEAR:
@@ -100,15 +95,27 @@ def align(
             raise AlignmentError(f"method {chosen.name!r} gave a {type(found).__name__}: return a LinearCombination.")
         return LinearAlignment(*known, found)
     alignment = PermutationAlignment(*known, scored_matching(problem, found), parts=parts)
-    if groups.free_units and not alignment.moved_units and not chosen.control:
-        log.warning("%s", NOTHING_MOVED.format(method=chosen.name, units=groups.free_units))
+    _warn_where_nothing_moves(alignment, chosen)
     return alignment
 
 
-NOTHING_MOVED = (
-    "method '{method}' moves no unit: all {units} interchangeable units of B have the number of the unit of A, as in "
-    "copies and in networks that were fine-tuned from one base."
-)
+def _warn_where_nothing_moves(alignment: PermutationAlignment, method: MatchingMethod) -> None:
+    units = alignment.groups.free_units
+    if units and not alignment.moved_units and not method.control:
+        log.warning(
+            f"method {method.name!r} moves no unit: all {units} interchangeable units of B have the number of the unit of A, "
+            "as in copies and in networks that were fine-tuned from one base."
+        )
+
+
+def _problem_of_shared_parts(problem: MatchingProblem, parts: SharedGroups, method: MatchingMethod) -> MatchingProblem:
+    if method.gives == LINEAR:
+        raise AlignmentError(
+            f"method {method.name!r} combines units of networks of one architecture, and these differ: use method 'weights' or "
+            "'activations'."
+        )
+    names = module_names_in_b(parts) | {name: other for name, other in parts.shared.items() if name != other}
+    return replace(problem, groups=groups_for_matching(parts), names_in_b=names)
 
 
 def check_data(method: MatchingMethod, data: Data | None) -> None:

@@ -78,15 +78,9 @@ def merge(
         both = TwoHeads(one, other, shared)
         remember_average_normalization(both, [a, b], [1 - weight, weight])
         return both
-    rows = None
+    permuted, rows = b.model, None
     if isinstance(alignment, LinearAlignment):
-        if weight != 0.5:
-            raise AlignmentError(
-                f"method {alignment.method!r} merges A and B equally, not with weight {weight} of B: use weight=0.5, "
-                "or align by 'activations'."
-            )
-        permuted = b.model
-        merged = merge_linearly(a.model, b.model, alignment.groups, alignment.combination)
+        merged = _merged_linearly(a.model, b.model, alignment, weight)
         rows = partial(layer_rows, alignment.groups, alignment.combination)
     else:
         permuted = b.model if alignment is None else alignment.permute(b.model)
@@ -104,6 +98,15 @@ def merge(
         parent_b = replace(b, model=permuted)
         repair_channels(merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair", only=only)
     return merged
+
+
+def _merged_linearly(model_a: nn.Module, model_b: nn.Module, alignment: LinearAlignment, weight: float) -> nn.Module:
+    if weight != 0.5:
+        raise AlignmentError(
+            f"method {alignment.method!r} merges A and B equally, not with weight {weight} of B: use weight=0.5, "
+            "or align by 'activations'."
+        )
+    return merge_linearly(model_a, model_b, alignment.groups, alignment.combination)
 
 
 def _chosen_repair(config: MergeConfig, model: nn.Module, data: Data | None) -> str:

@@ -261,18 +261,13 @@ def test_the_networks_are_left_as_they_were():
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_results_go_to_files_and_notebooks(tmp_path):
+def fates_of_two_layers(**options):
     a, b, alignment, merged = pair(TinyResNet)
-    fates = fate(
-        a,
-        b,
-        alignment,
-        merged,
-        ["bn1", "bn2"],
-        data=[images(40)],
-        repair="none",
-        config=FEW,
-    )
+    return fate(a, b, alignment, merged, ["bn1", "bn2"], data=[images(40)], config=FEW, **options)
+
+
+def test_results_go_to_files_and_notebooks(tmp_path):
+    fates = fates_of_two_layers(repair="none")
     record = json.loads(fates.save(tmp_path / "fates.json").read_text())
     assert [len([u for u in record["units"] if u["layer"] == layer]) for layer in ("bn1", "bn2")] == [8, 8]
     assert record["layers"][0]["layer"] == "bn1"
@@ -331,18 +326,7 @@ def test_exemplars_come_from_the_same_pass():
 
 
 def test_stored_fates_answer_as_the_measured_ones_do(tmp_path):
-    a, b, alignment, merged = pair(TinyResNet)
-    fates = fate(
-        a,
-        b,
-        alignment,
-        merged,
-        ["bn1", "bn2"],
-        data=[images(40)],
-        controls=False,
-        config=FEW,
-        exemplars=2,
-    )
+    fates = fates_of_two_layers(controls=False, exemplars=2)
     path = tmp_path / "fates.json"
     path.write_text(json.dumps(pack(fates, {"data": "random images"})))
     stored = read_fates(path)

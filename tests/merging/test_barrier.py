@@ -59,7 +59,7 @@ def test_the_barrier_of_the_accuracy_is_the_fall_below_the_line():
     curve = featviz.loss_barrier(Slope(1.0), Slope(-0.5), None, data, points=4)
     assert curve.accuracies[0] == curve.accuracies[1] == 75
     line = [75 + w * (curve.accuracies[-1] - 75) for w in curve.weights]
-    falls = [straight - at for straight, at in zip(line, curve.accuracies, strict=True)]
+    falls = [interpolated - at for interpolated, at in zip(line, curve.accuracies, strict=True)]
     assert curve.accuracy_barrier == pytest.approx(max(falls))
 
 

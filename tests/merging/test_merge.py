@@ -307,7 +307,7 @@ def test_the_repair_fits_the_network(pair):
         featviz.merge(*pair, None, repair="batchnorm", data=iter([]))
 
 
-def test_the_barrier_is_the_rise_above_the_straight_line():
+def test_the_barrier_is_the_rise_above_the_linear_interpolation():
     a, b = seeded(TinyCNN, 0), seeded(TinyCNN, 1)
     curve = featviz.loss_barrier(a, b, None, LABELLED, points=5)
     assert curve.weights == (0, 0.25, 0.5, 0.75, 1)

@@ -18,7 +18,7 @@ CONFIG = RenderConfig(size=16, steps=3, precision="float64")
 
 
 class Hungry(nn.Module):
-    """Has memory to climb with so many images."""
+    """Has memory for so many images."""
 
     def __init__(
         self, fits: int, error: type[BaseException] = torch.OutOfMemoryError, text: str = "out of memory"

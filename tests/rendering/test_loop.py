@@ -47,15 +47,15 @@ def net(channels: int = 3) -> nn.Sequential:
     )
 
 
-def climb(model, layer, units, config, keys=None, **rest):
+def optimized(model, layer, units, config, keys=None, **rest):
     extractor = FeatureExtractor(model, (layer,), config)
     drawn = seeded_starts(config, keys or units, extractor.channels, dtype=extractor.dtype)
     return ascend(extractor, channel(layer, units), drawn, **rest)
 
 
-def test_the_ascent_climbs():
-    result = climb(net(), "3", [0, 1, 2], replace(CONFIG, steps=40))
-    start = climb(net(), "3", [0, 1, 2], replace(CONFIG, steps=0))
+def test_the_ascent_raises_the_score():
+    result = optimized(net(), "3", [0, 1, 2], replace(CONFIG, steps=40))
+    start = optimized(net(), "3", [0, 1, 2], replace(CONFIG, steps=0))
     assert (result.score > start.score + 0.05).all()
     assert (result.trace[-5:].mean(0) > result.trace[:5].mean(0)).all()
     assert result.trace.shape == (40, 3)
@@ -64,7 +64,7 @@ def test_the_ascent_climbs():
 
 
 def test_renderings_are_float32_images_on_the_cpu():
-    result = climb(net(), "3", [0, 1], CONFIG)
+    result = optimized(net(), "3", [0, 1], CONFIG)
     assert result.images.shape == (2, 3, 12, 12)
     assert result.images.dtype == torch.float32
     assert result.images.min() >= 0
@@ -75,13 +75,13 @@ def test_renderings_are_float32_images_on_the_cpu():
 
 def test_a_unit_does_not_depend_on_batch_mates_order_or_batch_size():
     model, units = net(), [0, 3, 5, 7, 2]
-    whole = climb(model, "3", units, CONFIG)
+    whole = optimized(model, "3", units, CONFIG)
     for config, order in [
         (replace(CONFIG, batch=1), [0, 1, 2, 3, 4]),
         (replace(CONFIG, batch=2), [4, 2, 0, 1, 3]),
         (CONFIG, [1]),
     ]:
-        part = climb(model, "3", [units[i] for i in order], config)
+        part = optimized(model, "3", [units[i] for i in order], config)
         torch.testing.assert_close(part.images, whole.images[order], atol=1e-7, rtol=0)
         torch.testing.assert_close(part.score, whole.score[order], atol=1e-10, rtol=0)
         torch.testing.assert_close(part.trace, whole.trace[:, order], atol=1e-10, rtol=0)
@@ -101,8 +101,8 @@ def test_a_permuted_network_paints_the_same_picture_at_the_permuted_place():
     with torch.no_grad():
         permuted[3].weight.copy_(model[3].weight[perm])
         permuted[3].bias.copy_(model[3].bias[perm])
-    ours = climb(permuted, "3", list(range(8)), CONFIG, keys=range(8))
-    theirs = climb(model, "3", perm.tolist(), CONFIG, keys=range(8))
+    ours = optimized(permuted, "3", list(range(8)), CONFIG, keys=range(8))
+    theirs = optimized(model, "3", perm.tolist(), CONFIG, keys=range(8))
     torch.testing.assert_close(ours.images, theirs.images, atol=1e-7, rtol=0)
 
 
@@ -143,7 +143,7 @@ def test_the_model_is_untouched_after_an_error_within_the_ascent(error):
 
 def test_progress_counts_all_steps_of_all_batches():
     seen = []
-    climb(net(), "3", [0, 1, 2], replace(CONFIG, batch=2), progress=lambda done, total: seen.append((done, total)))
+    optimized(net(), "3", [0, 1, 2], replace(CONFIG, batch=2), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2 * (i + 1), 18) for i in range(6)] + [(13 + i, 18) for i in range(6)]
 
 
@@ -197,7 +197,7 @@ def test_images_need_not_be_square_nor_of_the_size_that_is_fed():
     assert set(sizes) == {(8, 9)}
 
 
-def test_pixels_are_climbed_too():
+def test_pixels_are_optimized_too():
     result = render(net(), "3:0", replace(CONFIG, parameterization="pixel", steps=30))
     assert result.trace[-1] > result.trace[0]
 
@@ -244,7 +244,7 @@ def test_a_kornia_pipeline_takes_the_place_of_the_tape():
 
     result = render(net(), "3:0-1", replace(FLOAT32, steps=40), transform=transform)
     assert len(calls) == 41  # one for the look whether the units live
-    assert (result.score > climb(net(), "3", [0, 1], replace(FLOAT32, steps=0)).score + 0.02).all()
+    assert (result.score > optimized(net(), "3", [0, 1], replace(FLOAT32, steps=0)).score + 0.02).all()
 
 
 def test_a_dead_unit_is_reported_by_name_and_never_silently_gray():
@@ -347,8 +347,8 @@ def test_a_cosine_schedule_goes_from_the_learning_rate_to_nothing():
     assert rates[4] == pytest.approx(0.1)
     assert rates == sorted(rates, reverse=True)
     assert {learning_rate(replace(config, schedule="constant"), step) for step in range(8)} == {0.2}
-    slow = climb(net(), "3", [0], replace(config, steps=2))
-    fast = climb(net(), "3", [0], replace(config, steps=2, schedule="constant"))
+    slow = optimized(net(), "3", [0], replace(config, steps=2))
+    fast = optimized(net(), "3", [0], replace(config, steps=2, schedule="constant"))
     torch.testing.assert_close(slow.trace[:2], fast.trace[:2])  # the first step is the same, the second is half as long
     assert not torch.equal(slow.images, fast.images)
 
@@ -358,8 +358,8 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adam(kind):
     """Fused Adam goes by the place of a number in memory: a gradient with other strides would be another image's."""
     config = replace(FLOAT32, parameterization=kind, steps=30, jitter=0, scale=0, rotation=0, sd=1.0)
     model = net()
-    found = climb(model, "3", [0, 1], config)
-    start = climb(model, "3", [0, 1], replace(config, steps=0))
+    found = optimized(model, "3", [0, 1], config)
+    start = optimized(model, "3", [0, 1], replace(config, steps=0))
     assert (found.score > start.score + 0.02).all()
     extractor = FeatureExtractor(model, ("3",), config)
     drawn = seeded_starts(config, [0, 1], extractor.channels)

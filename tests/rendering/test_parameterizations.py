@@ -1,5 +1,6 @@
 """Parameterizations make images as lucent does; one test runs over all; a unit's start is its own."""
 
+import textwrap
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,6 @@ from lucent.optvis import param
 from lucent.optvis.param.color import color_correlation_normalized, to_valid_rgb
 from lucent.optvis.param.spatial import fft_image
 from torch import nn
-from torch.nn import functional as F
 
 import featviz
 from featviz.config import PARAMETERIZATIONS, RenderConfig
@@ -26,6 +26,7 @@ from featviz.rendering import (
     render,
     seeded_starts,
 )
+from featviz.rendering.image import parameterizations
 from featviz.rendering.image.maco import CONTRAST
 from featviz.rendering.image.parameterizations import parameterization_class
 from featviz.rendering.image.spectrum import frequency_scale, profile_scale
@@ -35,18 +36,8 @@ from featviz.rendering.image.spectrum import frequency_scale, profile_scale
 def coarse() -> Iterator[None]:
     """The example of the documentation, as a user registers it."""
 
-    @featviz.register_parameterization("coarse")
-    class Coarse(featviz.Parameterization):
-        """Pixels at a quarter of the resolution, enlarged."""
-
-        @classmethod
-        def start_shape(cls, channels, config):
-            h, w = config.image_hw
-            return channels, -(-h // 4), -(-w // 4)
-
-        def forward(self):
-            return self.to_image(F.interpolate(self.values, self.image_hw, mode="bicubic"))
-
+    _, example = str(parameterizations.__doc__).split("make images of them:\n")
+    exec(textwrap.dedent(example.split("    featviz.render(")[0]), {})
     yield
     PARAMETERIZATIONS.remove("coarse")
 
@@ -83,7 +74,7 @@ def test_every_unit_of_every_parameterization_moves_its_own_image_alone(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_parameterization_climbs_and_the_same_seed_gives_the_same_image(name):
+def test_every_parameterization_raises_the_score_and_the_same_seed_gives_the_same_image(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     config = RenderConfig(size=16, steps=12, parameterization=name)

@@ -93,15 +93,12 @@ def fate(
     others = _control_networks(a, b, alignment, controls, weight, repair, data, config.seed)
     indexer = alignment.indexer
     matches = {layer: [indexer.mix(layer, unit) for unit in range(indexer.layers[layer])] for layer in chosen}
-    asked = _Asked(
-        parents, m, shares, chosen, rows, others,
-        {layer: np.array([match.score for match in found]) for layer, found in matches.items()},
-        {
-            layer: [-1] * len(found) if mixing is not None else indexer.a_to_b(layer, np.arange(len(found))).tolist()
-            for layer, found in matches.items()
-        },
-        alignment.method,
-    )  # fmt: skip
+    scores = {layer: np.array([match.score for match in found]) for layer, found in matches.items()}
+    partners = {
+        layer: [-1] * len(found) if mixing is not None else indexer.a_to_b(layer, np.arange(len(found))).tolist()
+        for layer, found in matches.items()
+    }
+    asked = _Asked(parents, m, shares, chosen, rows, others, scores, partners, alignment.method)
     return _measured(asked, data, exemplars, config, memory, progress)
 
 

@@ -121,8 +121,7 @@ def render_unit_path(
 
     Args:
         model_a, model_b: the parents, or `Subject`s of them; left as they were. All merges are normalized as A is.
-        layer: a module name.
-        units: of A, one row each.
+        layer, units: a module name, and units of A, one row each.
         alignment: a permutation of B onto A; None: B as it is.
         points: evenly spaced weights of B', from 0 to 1; 2 or more.
         repair, data: as for `featviz.merge`, at the weights between. Without data there is no repaired row.
