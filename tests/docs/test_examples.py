@@ -8,6 +8,7 @@ what only readers have. To be quick, pictures are small and made in two steps.
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 import featviz
 from featviz.cli import main
-from featviz.config import RenderConfig
+from featviz.config import PARAMETERIZATIONS, RenderConfig, matching_methods
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,8 +58,11 @@ def commands(text: str) -> list[str]:
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch) -> Path:
-    """A folder with the bundled pair as a.safetensors and b.safetensors, and images in cifar/train and cifar/test."""
+def workspace(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder with the bundled pair as a.safetensors and b.safetensors, and images in cifar/train and cifar/test.
+
+    What a page registers is forgotten after it, so that tests of all that is registered do not see it.
+    """
     weights = Path(featviz.__file__).parent / "zoo" / "weights"
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).symlink_to(weights / name)
@@ -73,7 +77,10 @@ def workspace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(featviz, "RenderConfig", quick)
-    return tmp_path
+    monkeypatch.setattr(matching_methods, "_REGISTRY", dict(matching_methods._REGISTRY))
+    known = list(PARAMETERIZATIONS)
+    yield tmp_path
+    PARAMETERIZATIONS[:] = known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
