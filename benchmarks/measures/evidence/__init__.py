@@ -1,5 +1,5 @@
 """Measures of the evidence, in the order of the command's help."""
 
-from measures.evidence import bundle, cost, fates
+from measures.evidence import bundle, cost, fates, transfer
 
-MEASURES = (fates, cost, bundle)
+MEASURES = (fates, transfer, cost, bundle)
