@@ -201,9 +201,14 @@ def input_normalization(
     if known is not None:
         return known
     if channels != 3:
-        return Normalization((0.0,) * channels, (1.0,) * channels, "none: images are fed as they are")
+        return as_they_are(channels)
     _say_assumed(as_subject(model).model)
     return Normalization(IMAGENET_MEAN, IMAGENET_STD, ASSUMED)
+
+
+def as_they_are(channels: int) -> Normalization:
+    """Of images that a network is fed unchanged."""
+    return Normalization((0.0,) * channels, (1.0,) * channels, "none: images are fed as they are")
 
 
 def known_normalization(

@@ -66,6 +66,10 @@ def add(commands: Any) -> None:
         "--rename", action="append", default=[], type=arguments.renaming, metavar="B=A",
         help="name of a module or parameter in B and the same in A, layers=features; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--free-outputs", action="store_true",
+        help="the networks are the first parts of larger ones: the order of their outputs may change, too",
+    )  # fmt: skip
     arguments.add_architecture(parser)
     arguments.add_input(parser, pair=True)
     arguments.add_data(parser, why="; for methods that compare answers, and one more start of weights")
@@ -92,6 +96,7 @@ def run(args: Namespace) -> None:
         alignment = align(
             model_a, model_b, inputs.example_input(args, model_a, args.size), method.name, data, args.seed,
             progress=progress, options=options, ignore=args.ignore, rename=dict(args.rename) or None,
+            free_outputs=args.free_outputs,
         )  # fmt: skip
     if exchanged:
         write_permutations(alignment, model_b, args.out)

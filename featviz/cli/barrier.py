@@ -64,6 +64,7 @@ def run(args: Namespace) -> None:
     from featviz.cli import inputs
     from featviz.merging.barrier import loss_barrier
     from featviz.merging.ensemble import MEANS, evaluate_ensemble
+    from featviz.subjects import input_normalization
 
     model_a, model_b = inputs.networks(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)
@@ -93,5 +94,8 @@ def run(args: Namespace) -> None:
             "repair_data": None if repair_data is None else str(args.repair_data), "ensembles": ensembles,
             "a": str(args.a), "b": str(args.b), "alignment": str(args.alignment),
             "data": str(args.data), "images": len(data.paths),
+            "normalization": {
+                name: input_normalization(model).record() for name, model in (("A", model_a), ("B", model_b))
+            },
         }  # fmt: skip
         write_atomically(args.out, lambda part: part.write_text(json.dumps(numbers, indent=1) + "\n"))

@@ -23,7 +23,9 @@ LOOK = """\
 Each row is one unit: A's, the unit of B that was matched to it (in A's position), and their average's.
 The three pictures of a row began with the same noise; what differs comes from the weights.
 In each file the first {best} rows are the layer's best matched units and the last {worst} its worst: look for one
-texture across a good row, and for what the merge made of two different ones in a bad row."""
+texture across a good row, and for what the merge made of two different ones in a bad row.
+Below a merged unit stands what became of it on 10,000 images, measured beforehand: c, how alike A and B' answer, and f, how
+well the merged unit answers as their mean."""
 
 
 def add(commands: Any) -> None:
@@ -55,6 +57,7 @@ def run(args: Namespace) -> None:
     config = RenderConfig(size=args.size, steps=args.steps, seed=args.seed)
     rendering.check_pictures(args.out, map(NAME.format, defaults.layers))
     from featviz.cli import inputs
+    from featviz.evidence.fates.stored_fates import read_fates
     from featviz.matching.alignment import load_alignment
     from featviz.merging.merge import merge
     from featviz.rendering.render import resolve_device
@@ -65,6 +68,7 @@ def run(args: Namespace) -> None:
     pair = bundled_pair()
     alignment = load_alignment(pair.alignment_path)
     alignment.check(pair.a, pair.b)
+    fates = read_fates(pair.fates_path)
     merged = merge(pair.a, pair.b, alignment, repair="none")
     merged.load_state_dict(pair.merged_statistics, strict=False)
     with rendering.saving() as save:
@@ -75,7 +79,7 @@ def run(args: Namespace) -> None:
                     pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
                     device=device, progress=progress,
                 )  # fmt: skip
-            save(triplets, rendering.picture(args.out, NAME.format(layer)))
+            save(triplets.with_evidence(fates=fates), rendering.picture(args.out, NAME.format(layer)))
     print(LOOK.format(best=defaults.best, worst=defaults.worst))
 
 

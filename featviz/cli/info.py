@@ -57,7 +57,7 @@ def run(args: Namespace) -> None:
     for reason in dict.fromkeys(pin.reason for pin in groups.pinned):
         axes = [f"{pin.parameter} axis {pin.axis}" for pin in groups.pinned if pin.reason == reason]
         more = f" and {len(axes) - 4} more" if len(axes) > 4 else ""
-        free = " (never matched; align's free_outputs frees it)" if reason == OUTPUT else ""
+        free = " (never matched; align --free-outputs frees it)" if reason == OUTPUT else ""
         print(_wrapped(f"{reason}{free}: {', '.join(axes[:4])}{more}"))
     for operator, module in groups.unknown.items():
         print(_wrapped(f"whatever {operator} in {module} touches: featviz has no rule for it"))

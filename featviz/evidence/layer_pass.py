@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from featviz.data import Data, device_of
 from featviz.errors import DataError, ModelError, UnitError
 from featviz.isolation import ordinary_modes, weight_sharing_copy, without_attention_fastpath
-from featviz.subjects import Subject, normalized_inputs
+from featviz.subjects import Normalization, Subject, as_they_are, input_normalization, normalized_inputs
 from featviz.symmetry.propagation import tensors_of
 
 FOLDS = 20
@@ -59,13 +59,14 @@ class PassReport:
     """What a pass saw and held.
 
     images: how many. chunk_bytes: of the layer outputs that were held at once. fingerprints: (image,) a number of every image
-    by which it is known again. image_shape: (channels, h, w) of the first.
+    by which it is known again. image_shape: (channels, h, w) of the first. normalizations: of each subject, and who says so.
     """
 
     images: int
     chunk_bytes: int
     fingerprints: Tensor
     image_shape: tuple[int, ...]
+    normalizations: Mapping[str, Normalization]
 
 
 @ordinary_modes
@@ -120,7 +121,12 @@ def layer_pass(
                 progress(done, 0)
     if not done:
         raise DataError("there is no data to measure on: `data` yielded no batch (a generator serves only once).")
-    return PassReport(done, chunk_bytes, torch.cat(regrouped.fingerprints), regrouped.image_shape)
+    shape = regrouped.image_shape
+    normalizations = {
+        name: input_normalization(subject, channels=shape[0]) if regrouped.images_in_range else as_they_are(shape[0])
+        for name, subject in subjects.items()
+    }
+    return PassReport(done, chunk_bytes, torch.cat(regrouped.fingerprints), shape, normalizations)
 
 
 def fingerprint(images: Tensor) -> Tensor:
@@ -134,7 +140,8 @@ class _Regrouped:
 
     Attributes:
         step: how many images the next batch has at most. labels: those of the current batch, or None.
-        fingerprints: of all images so far, batch by batch. image_shape: of the first one.
+        fingerprints: of all images so far, batch by batch. image_shape: of the first one. images_in_range: whether the first
+            batch lies in [0, 1], so that the subjects normalise it.
     """
 
     def __init__(self, data: Data, folds: int) -> None:
@@ -143,13 +150,16 @@ class _Regrouped:
         self.labels: Tensor | None = None
         self.fingerprints: list[Tensor] = []
         self.image_shape: tuple[int, ...] = ()
+        self.images_in_range = False
 
     def __iter__(self) -> Iterator[Tensor]:
         images: Tensor | None = None
         labels: Tensor | None = None
         for batch in self._data:
             x, y = parts_of(batch)
-            self.image_shape = self.image_shape or tuple(x.shape[1:])
+            if not self.image_shape:
+                self.image_shape = tuple(x.shape[1:])
+                self.images_in_range = x.ndim == 4 and bool(x.min() >= 0 and x.max() <= 1)
             self.fingerprints.append(fingerprint(x).cpu())
             images = x if images is None else torch.cat([images, x.to(images.device)])
             labels = y if labels is None or y is None else torch.cat([labels, y])

@@ -18,7 +18,13 @@ from featviz.errors import CheckpointError
 from featviz.weights.checkpoints import load_into, load_weights
 from featviz.zoo.named import zoo_network
 
-PARTS = ("a.safetensors", "b.safetensors", "alignment.safetensors", "merged-statistics.safetensors", "card.json")
+PARTS = (
+    "a.safetensors",
+    "b.safetensors",
+    "alignment.safetensors",
+    "merged-statistics.safetensors",
+    "card.json",
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class BundledPair:
     Attributes:
         a, b: the networks, in evaluation mode.
         alignment_path: file of their alignment, for `load_alignment`.
+        fates_path: file of what became of the units in the repaired merge, for `read_fates`; measured on test images.
         merged_statistics: running_mean and running_var of every BatchNorm layer of the repaired merge, by state dict key.
         card: the training recipe, the accuracies (percent) and the name of the `architecture`.
     """
@@ -35,6 +42,7 @@ class BundledPair:
     a: nn.Module
     b: nn.Module
     alignment_path: Path
+    fates_path: Path
     merged_statistics: dict[str, Tensor]
     card: dict[str, Any]
 

@@ -24,7 +24,7 @@ def test_info_names_groups_layers_and_what_is_fixed(here, capsys):
     assert "0: 6 units, seen at 0, 1, 2" in " ".join(shown.split())
     assert "8=2(2 fixed)" in shown
     assert "8.weight axis 0" in shown
-    assert "the network's output (never matched; align's free_outputs frees it)" in " ".join(shown.split())
+    assert "the network's output (never matched; align --free-outputs frees it)" in " ".join(shown.split())
 
 
 def test_info_tells_which_normalization_fits(here, capsys):

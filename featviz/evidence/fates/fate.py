@@ -185,7 +185,8 @@ def _measured(
     fates = [_layer_fates(asked, layer, moments.pop(layer).sums(), config) for layer in asked.layers]
     parents = tuple(asked.parents)
     tops = None if best is None else best.result(subjects, report, data)
-    return Fates(tuple(fates), parents, report.images, report.chunk_bytes, asked.method, config, tops)
+    told = (report.images, report.chunk_bytes, asked.method, config, report.normalizations)
+    return Fates(tuple(fates), parents, *told, tops)
 
 
 def _add_moments(asked: _Asked, moments: Mapping[str, FoldMoments], chunk: LayerChunk) -> None:

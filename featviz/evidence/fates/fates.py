@@ -23,6 +23,7 @@ from featviz.evidence.fates.fold_sums import Floats
 from featviz.evidence.fates.verdicts import Verdicts, verdict_names
 from featviz.files import write_atomically
 from featviz.gallery import fate_plots
+from featviz.subjects import Normalization
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -122,6 +123,7 @@ class Fates:
     """What became of the units of several layers of a merged network; `fates["layer3.1.bn1"]` is one layer's.
 
     parents: names of the parents. images: how many were measured. chunk_bytes: of layer outputs that were held at once.
+    normalizations: how each network's input was normalized, and who says so.
     exemplars: of the parents and of merged, where they were asked for.
     method: of the alignment. config: of the verdicts' confidence.
     """
@@ -132,6 +134,7 @@ class Fates:
     chunk_bytes: int
     method: str
     config: FateConfig
+    normalizations: Mapping[str, Normalization]
     exemplars: Exemplars | None = None
 
     def __iter__(self) -> Iterator[LayerFates]:
@@ -164,6 +167,7 @@ class Fates:
             "parents": list(self.parents),
             "images": self.images,
             "matching": self.method,
+            "normalization": {name: value.record() for name, value in self.normalizations.items()},
             **asdict(self.config),
             "layers": [fates.summary() for fates in self.layers],
             "units": self.rows(),
