@@ -70,6 +70,7 @@ def read_pair(folder: Path) -> BundledPair:
         a=a.eval(),
         b=b.eval(),
         alignment_path=folder / "alignment.safetensors",
+        fates_path=folder / "fates.json",
         merged_statistics={key: value.float() for key, value in statistics.items()},
         card=card,
     )

@@ -5,7 +5,7 @@
 All units of a layer are rendered in A, B' and the repaired merge of the bundled pair, twice, from two seeds. Transfer of two
 networks is how strongly each one's image excites the other's unit, over the other's own image, the mean of both directions
 (`featviz.picture_transfer`). Beside it: the floor (the same unit, another seed), the ceiling (other units of the layer), what
-the best natural image does, and Spearman's rank correlation of the transfer with the correlation of the two units on test images.
+the best natural image does, and Spearman's rank correlation of the transfer with the two units' correlation on test images.
 """
 
 import argparse
