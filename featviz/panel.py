@@ -113,7 +113,7 @@ class Panel(Picture):
         footer = (
             f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps} "
             f"steps{self.made_by}. Activation: mean over the map, without "
-            f"transforms.{bands_explained(bands, channels)}"
+            f"warps.{self._told_of_fates}{bands_explained(bands, channels)}"
         )
         return grid(self.column_heads(), rows, self.layer, footer, per_line)
 
@@ -126,6 +126,12 @@ class Panel(Picture):
         """What the footer of the picture says of how the subjects were made; may be empty."""
         return ""
 
+    @property
+    def _told_of_fates(self) -> str:
+        if self.fates is None:
+            return ""
+        return " c: correlation of the parents' units on images; f: of the merged unit with their mean."
+
     def captions(self, row: int) -> dict[str, list[str]]:
         """The lines under the images of a row, by subject: what it shows, and the score that its image reached."""
         lines = {name: [shown] if shown else [] for name, shown in self.shown(row).items()}
@@ -133,10 +139,10 @@ class Panel(Picture):
             if part.dead[row]:
                 lines[name].append("no gradient: dead here")
             elif not part.score[row].isnan():
-                lines[name].append(f"activation {part.score[row].item():.3g}")
+                lines[name].append(f"activation {part.score[row].item():#.3g}")
         if self.fates is not None:
             merged = "merged" if "merged" in lines else self.subjects[-1]
-            lines[merged].append(self.fates.caption(self.layer, self.units[row]))
+            lines[merged] += self.fates.caption(self.layer, self.units[row])
         return lines
 
     def shown(self, row: int) -> dict[str, str]:

@@ -246,7 +246,7 @@ def normalized_inputs(
     they are, which is logged. So are data that are no images (other than four axes, or integers other than uint8).
 
     Raises:
-        DataError: images of uint8, or normalized already although the subjects differ in their normalization.
+        DataError: images of uint8 or of 0 to 255, or normalized already although the subjects differ in their normalization.
         RenderError: as `input_normalization`.
     """
     given = [as_subject(subject) for subject in subjects]
@@ -272,6 +272,10 @@ def _of_images(x: Tensor, subjects: Sequence[Subject]) -> list[Normalization] | 
         return None
     normalizations = [input_normalization(subject, channels=x.shape[1]) for subject in subjects]
     low, high = x.min().item(), x.max().item()
+    if low >= 0 and high > 20:
+        raise DataError(
+            f"the data have values from {low:.3g} to {high:.3g}, as images of 0 to 255 have: divide them by 255."
+        )
     if low >= 0 and high <= 1:
         return normalizations
     if not all(other.same_values(normalizations[0]) for other in normalizations):

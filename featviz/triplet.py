@@ -4,6 +4,7 @@ two models, a layer, units -> `Triplets`: the panel of three, with the match of 
 no B' exists, a row is a merged unit beside its strongest members in A and in B.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -23,6 +24,8 @@ from featviz.rendering import Renderings, ordinary_modes, resolve_device, uncomp
 from featviz.subjects import Subject, as_subject, input_channels
 from featviz.units import parse_units
 from featviz.weights.checks import check_same_architecture
+
+log = logging.getLogger("featviz.triplet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +68,14 @@ class Triplets(Panel):
         """What the footer of the picture says of how the subjects were made."""
         if self.mixed:
             return f"; merged by {self.method}, of each member its weight"
-        return f"; matched by {self.method}: score and, in brackets, its lead over the best other unit"
+        return (
+            f"; matched by {self.method}: score and, in brackets, its lead over the best other unit (negative: that one has "
+            "another partner)"
+        )
 
     def column_heads(self) -> list[str]:
         """What stands above each column."""
-        return ["B' (B in A's basis)" if name == "B'" else name for name in self.subjects]
+        return ["B' (B in A's order)" if name == "B'" else name for name in self.subjects]
 
     def shown(self, row: int) -> dict[str, str]:
         """Which unit each parent shows, how well they match, and what the merged unit is made of."""
@@ -131,6 +137,11 @@ def render_unit_triplet(
     """
     a, b = (_uncompiled(as_subject(model)) for model in (model_a, model_b))
     resolve_device(device, a.model)
+    if merged is not None and alignment is None:
+        log.warning(
+            "merged is given without the alignment that it was made with: B is matched anew, perhaps to other units than were "
+            "merged. Give alignment= (--alignment FILE)."
+        )
     alignment = _alignment(a, b, alignment, data, config)
     layer, rows = _units(alignment, layer, units)
     differ = any(alignment.private)

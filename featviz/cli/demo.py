@@ -14,7 +14,7 @@ statistics of their repaired merge. Render some units of three layers in A, B' a
 
 EXAMPLES = """\
 examples:
-  featviz demo                                  half a minute on two cores; writes out/demo/*.png
+  featviz demo                                  about a minute on two cores; writes out/demo/*.png
   featviz demo --steps 16 --size 32             a quick look
 """
 

@@ -104,7 +104,7 @@ class Comparison:
             said.append("No method finds counterparts beyond chance: do not expect an average of the weights to work.")
         else:
             said.append(
-                f"Align by {method!r}: {self.scores[method]:.2f} against {self.scores['chance']:.2f} by chance."
+                f"Units are most alike by {method!r}: {self.scores[method]:.2f} against {self.scores['chance']:.2f} by chance."
             )
         return [*said, self._expectation()]
 
@@ -120,7 +120,7 @@ class Comparison:
         worse = min(self.outcomes["A"].accuracy, self.outcomes["B"].accuracy)
         lost = worse - merges[best].accuracy
         found = f"The best average at weight 1/2, by {best!r} (repair {self.repair}), gets {merges[best].accuracy:.1f} % right"
-        return f"{found}, {abs(lost):.1f} points {'below' if lost >= 0 else 'above'} the worse parent."
+        return f"{found}, {abs(lost):.1f} points {'below' if lost >= 0 else 'above'} the worse parent: use {best!r}."
 
     def record(self) -> dict[str, object]:
         """Ready for JSON."""

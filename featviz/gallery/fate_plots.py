@@ -78,7 +78,7 @@ def plot_units(points: Sequence[UnitPoints], path: str | Path, title: str = "") 
     for axes, layer in zip(panels, points, strict=False):
         axes.axvspan(-1.05, layer.control, color="#56B4E9", alpha=0.07, linewidth=0)
         axes.axvspan(layer.control, 1.05, color="#009E73", alpha=0.07, linewidth=0)
-        axes.axvline(layer.control, color="black", linestyle="--", linewidth=0.8)
+        axes.axvline(layer.control, color="black", linestyle="--", linewidth=0.8, label="control")
         _scatter(axes, layer.agreement, layer.fidelity, layer.verdicts, colors)
         axes.set_title(layer.layer, fontsize=10)
         axes.set_xlim(min(-0.25, float(np.nanmin(layer.agreement)) - 0.05), 1.05)
@@ -103,7 +103,7 @@ def plot_predicted(points: Sequence[UnitPoints], path: str | Path, title: str = 
         axes.set_aspect("equal")
         axes.set_title(layer.layer, fontsize=10)
     figure.supxlabel("predicted correlation with A")
-    figure.supylabel("measured")
+    figure.supylabel("measured correlation with A")
     _finish(figure, panels, len(points), colors, title)
     return save_figure(figure, path)
 
@@ -135,5 +135,6 @@ def _finish(figure: Any, panels: Sequence[Any], used: int, colors: Mapping[str, 
     for axes in panels[used:]:
         axes.set_visible(False)
     marks = [panels[0].scatter([], [], s=24, color=color, label=name) for name, color in colors.items()]
+    marks += [line for line in panels[0].get_lines() if line.get_label() == "control"]
     figure.legend(handles=marks, loc="outside right upper", frameon=False)
     figure.suptitle(title)

@@ -222,6 +222,8 @@ def _misfit_sentence(missing: list[str], extra: list[str], remedy: str, where: s
 def _remedy(
     shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor], missing: list[str], extra: list[str]
 ) -> str:
+    if any(name.startswith("index/") for name in extra):
+        return "it is an alignment and no checkpoint, so give it as the alignment (--alignment)"
     if not extra:
         return "give a file with all tensors of the network, or the architecture without these"
     if not missing:

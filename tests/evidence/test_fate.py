@@ -278,7 +278,7 @@ def test_results_go_to_files_and_notebooks(tmp_path):
     assert float(lines[9]["agreement"]) == fates["bn2"].row(1)["agreement"]
     assert "<table>" in fates._repr_html_()
     assert "bn2" in str(fates)
-    assert fates.caption("bn2", 1).startswith(fates["bn2"].verdicts.verdict[1])
+    assert fates.caption("bn2", 1)[0].startswith(fates["bn2"].verdicts.verdict[1])
     with pytest.raises(OutputError, match=r"\.json or \.csv"):
         fates.save(tmp_path / "fates.xlsx")
     with pytest.raises(UnitError, match="bn2"):

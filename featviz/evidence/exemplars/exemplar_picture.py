@@ -56,7 +56,7 @@ class ExemplarPicture(Picture):
                 cells.append(Cell(np.ones((8, 8, 3)), []))
                 continue
             found = self.exemplars.found(self.layer, unit, subject)
-            best = f"best images: {found[0].activation:.3g} to {found[-1].activation:.3g}"
+            best = f"best images, maximum: {found[0].activation:#.3g} to {found[-1].activation:#.3g}"
             cells.append(Cell(_tile([drawable(crop.numpy(), bands) for crop in crops]), [best]))
         return cells
 

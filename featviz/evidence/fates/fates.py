@@ -269,8 +269,8 @@ class Fates:
         body = "".join(f"<tr>{line}</tr>" for line in cells)
         return f"<table>{body}</table><p>{self.images} images; shares of the units by verdict.</p>"
 
-    def caption(self, layer: str, unit: int) -> str:
-        """Verdict, agreement and fidelity of a unit in one line.
+    def caption(self, layer: str, unit: int) -> list[str]:
+        """Verdict, agreement and fidelity of a unit in two lines.
 
         Raises:
             UnitError: the layer was not measured.
@@ -278,10 +278,10 @@ class Fates:
         return caption_of(self[layer].row(unit))
 
 
-def caption_of(row: Mapping[str, Any]) -> str:
-    """The record of a unit in one line."""
+def caption_of(row: Mapping[str, Any]) -> list[str]:
+    """The record of a unit in two lines."""
     sure = "" if row["verdict"] != "undecided" else f" ({row['likeliest']}?)"
-    return f"{row['verdict']}{sure}, c {_told(row['agreement'])}, f {_told(row['fidelity'])}"
+    return [f"{row['verdict']}{sure}", f"c {_told(row['agreement'])}, f {_told(row['fidelity'])}"]
 
 
 def _told(value: float | None) -> str:

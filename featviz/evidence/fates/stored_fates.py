@@ -59,8 +59,8 @@ class StoredFates:
             raise UnitError(f"the fates of {layer!r} were not measured: {near_names(layer, self.layers)}")
         return self.layers[layer]
 
-    def caption(self, layer: str, unit: int) -> str:
-        """Verdict, agreement and fidelity of a unit in one line; see `Fates.caption`."""
+    def caption(self, layer: str, unit: int) -> list[str]:
+        """Verdict, agreement and fidelity of a unit in two lines; see `Fates.caption`."""
         return caption_of(self[layer].row(unit))
 
 

@@ -38,6 +38,12 @@ def explained(network: CutNetwork, x: Tensor, error: Exception) -> ModelError | 
             f"(batch, c, h, w) ({said}): render a module that makes a sequence of each image, for example by x.flatten(2), "
             "and calls this network."
         )
+    channels = getattr(kind, "in_channels", None)
+    if channels not in (None, x.shape[1]) and _runs(network, x.new_zeros(1, channels, *x.shape[2:]), max(x.shape[2:])):
+        return RenderError(
+            f"the network takes images of {channels} channels and gets {x.shape[1]}, as many as mean and std have values: give "
+            f"{channels} values of each."
+        )
     side = next((side for side in _sides(network.net, x) if _runs(network, x, side)), None)
     if side is not None:
         return RenderError(
