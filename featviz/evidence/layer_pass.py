@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from featviz.data import Data, device_of
 from featviz.errors import DataError, ModelError, UnitError
 from featviz.isolation import ordinary_modes, weight_sharing_copy, without_attention_fastpath
+from featviz.rendering.optimize.malloc import keep_freed_memory
 from featviz.subjects import Normalization, Subject, as_they_are, input_normalization, normalized_inputs
 from featviz.symmetry.propagation import tensors_of
 
@@ -102,6 +103,7 @@ def layer_pass(
     done = chunk_bytes = 0
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(keep_freed_memory())
         runs = [stack.enter_context(_Recorder(subject, layers)) for subject in subjects.values()]
         for inputs in normalized_inputs(regrouped, list(subjects.values()), device):
             outputs = [run(x, folds, device) for run, x in zip(runs, inputs, strict=True)]
