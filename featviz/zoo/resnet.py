@@ -46,9 +46,9 @@ class CifarResNet(nn.Module):
         mean: tuple[float, ...] = CIFAR10_MEAN,
         std: tuple[float, ...] = CIFAR10_STD,
     ) -> None:
-        super().__init__()
         if (depth - 2) % 6:
             raise ValueError(f"depth {depth} is not 6n + 2: use 20, 32, 44, 56 or 110")
+        super().__init__()
         self.mean, self.std = mean, std
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, 16 * width, 3, padding=1, bias=False)
