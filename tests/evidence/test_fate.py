@@ -269,6 +269,7 @@ def fates_of_two_layers(**options):
 def test_results_go_to_files_and_notebooks(tmp_path):
     fates = fates_of_two_layers(repair="none")
     record = json.loads(fates.save(tmp_path / "fates.json").read_text())
+    assert set(record["normalization"]) >= {"A", "B'", "merged"}
     assert [len([u for u in record["units"] if u["layer"] == layer]) for layer in ("bn1", "bn2")] == [8, 8]
     assert record["layers"][0]["layer"] == "bn1"
     assert sum(record["layers"][0]["verdicts"].values()) == pytest.approx(1)

@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 import torch
+from networks import TinyCNN, seeded
 from safetensors.torch import save_file
 from torch import nn
 
+import featviz
 from featviz.errors import CheckpointError, ModelError
 from featviz.weights.checkpoints import load_into, load_weights
 from featviz.weights.checks import check_finite, check_same_architecture, digest
@@ -177,3 +179,11 @@ def test_models_of_other_architecture_are_told_apart():
         check_same_architecture(net(4), net(6))
     with pytest.raises(ModelError, match=r"1 tensor only in B \(4\.weight\)"):
         check_same_architecture(net(), nn.Sequential(*net(), nn.Linear(2, 2, bias=False)))
+
+
+def test_an_alignment_in_place_of_a_checkpoint_is_told_so(tmp_path):
+    a, b = seeded(TinyCNN, 0), seeded(TinyCNN, 1)
+    path = tmp_path / "ab.safetensors"
+    featviz.align(a, b, torch.rand(1, 3, 8, 8)).save(path)
+    with pytest.raises(CheckpointError, match=r"it is an alignment and no checkpoint"):
+        load_into(a, path)

@@ -132,6 +132,8 @@ def test_data_that_were_normalized_for_one_of_two_networks_are_refused():
 def test_what_is_no_image_is_fed_as_it_is():
     for x in (torch.rand(8, 10), torch.randint(9, (8, 5))):
         assert next(normalized_inputs([x], [nn.Linear(10, 2)], CPU))[0] is x
+    with pytest.raises(DataError, match=r"from 0 to 255, as images of 0 to 255 have: divide them by 255"):
+        next(normalized_inputs([torch.linspace(0, 255, 12).view(1, 3, 2, 2)], [plain()], CPU))
     with pytest.raises(DataError, match="uint8"):
         next(normalized_inputs([torch.zeros(1, 3, 2, 2, dtype=torch.uint8)], [plain()], CPU))
 

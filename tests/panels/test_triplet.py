@@ -108,6 +108,15 @@ def test_everything_is_computed_when_only_two_models_are_given(pair):
     assert featviz.render_unit_triplet(*pair, "conv1", 3, config=quick).method == "weights"
 
 
+def test_a_merge_without_the_alignment_that_made_it_is_warned_of(pair, alignment, caplog):
+    merged, quick = featviz.merge(*pair, alignment), featviz.RenderConfig(size=12, steps=0)
+    with caplog.at_level("WARNING", "featviz.triplet"):
+        featviz.render_unit_triplet(*pair, "conv1", 0, merged=merged, alignment=alignment, config=quick)
+        assert not caplog.records
+        featviz.render_unit_triplet(*pair, "conv1", 0, merged=merged, config=quick)
+    assert "matched anew" in caplog.text
+
+
 def test_a_dead_unit_is_reported_not_drawn_gray_in_silence():
     class Gated(nn.Module):
         def __init__(self, bias: float) -> None:

@@ -343,6 +343,12 @@ def test_a_network_on_something_else_than_images_is_told_so_with_a_remedy_that_w
     assert "larger size" not in str(caught.value)
 
 
+def test_a_normalization_of_other_channels_than_the_network_takes_is_named():
+    subject = featviz.Subject(nn.Sequential(nn.Conv2d(4, 8, 3)), mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(featviz.FeatvizError, match=r"takes images of 4 channels and gets 3.*give 4 values of each"):
+        render(subject, "0:0", replace(CONFIG, size=12))
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [

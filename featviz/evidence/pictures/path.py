@@ -57,7 +57,7 @@ class UnitPath(Picture):
         """A row per unit and kind of merge, a column per weight of B'."""
         footer = (
             f"(1 - w) A + w B'; every row of a unit has one start (seed {self.config.seed}), {self.config.steps} steps. "
-            "Activation: mean over the map, without transforms. A, B': their activation for this image, over that for their "
+            "Activation: mean over the map, without warps. A, B': their activation for this image, over that for their "
             "own."
         )
         heads = [f"w = {weight:g}" + {0.0: " (A)", 1.0: " (B')"}.get(weight, "") for weight in self.weights]
