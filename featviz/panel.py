@@ -14,7 +14,7 @@ from torch import Tensor
 from featviz.config import RenderConfig
 from featviz.errors import UnitError
 from featviz.evidence.exemplars.exemplar_picture import ExemplarPicture
-from featviz.evidence.fates.fates import Fates
+from featviz.evidence.fates.fates import MERGED, Fates
 from featviz.evidence.fates.stored_fates import StoredFates
 from featviz.gallery.bands import bands_explained, drawable
 from featviz.gallery.grid import Cell, Row, grid
@@ -73,7 +73,7 @@ class Panel(Picture):
             exemplars: of this layer, for subjects of the same names (`exemplar_picture`). fates: of this layer.
 
         Raises:
-            UnitError: exemplars or fates of other layers.
+            UnitError: exemplars or fates of other layers, or fates without a column "merged".
         """
         if exemplars is not None and exemplars.layer != self.layer:
             raise UnitError(
@@ -81,6 +81,8 @@ class Panel(Picture):
             )
         if fates is not None:
             fates[self.layer]
+            if MERGED not in self.subjects:
+                raise UnitError(f"the fates are those of {MERGED!r}, which no column shows: render it under that name.")
         return replace(self, exemplars=exemplars, fates=fates)
 
     @property
@@ -141,8 +143,7 @@ class Panel(Picture):
             elif not part.score[row].isnan():
                 lines[name].append(f"activation {part.score[row].item():#.3g}")
         if self.fates is not None:
-            merged = "merged" if "merged" in lines else self.subjects[-1]
-            lines[merged] += self.fates.caption(self.layer, self.units[row])
+            lines[MERGED] += self.fates.caption(self.layer, self.units[row])
         return lines
 
     def shown(self, row: int) -> dict[str, str]:

@@ -26,6 +26,10 @@ from featviz.units import parse_units
 from featviz.weights.checks import check_same_architecture
 
 log = logging.getLogger("featviz.triplet")
+MATCHED_ANEW = (
+    "merged is given without the alignment that it was made with: B is matched anew, perhaps to other units than were merged. "
+    "Give alignment= (--alignment FILE)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +141,7 @@ def render_unit_triplet(
     """
     a, b = (_uncompiled(as_subject(model)) for model in (model_a, model_b))
     resolve_device(device, a.model)
-    if merged is not None and alignment is None:
-        log.warning(
-            "merged is given without the alignment that it was made with: B is matched anew, perhaps to other units than were "
-            "merged. Give alignment= (--alignment FILE)."
-        )
-    alignment = _alignment(a, b, alignment, data, config)
+    alignment = _alignment(a, b, alignment, data, config, merged is not None)
     layer, rows = _units(alignment, layer, units)
     differ = any(alignment.private)
     if merged is None:
@@ -189,12 +188,14 @@ def _parents(match: UnitMatch | UnitMix) -> tuple[str, str, str]:
 
 
 def _alignment(
-    a: Subject, b: Subject, alignment: Alignment | None, data: Data | None, config: RenderConfig
+    a: Subject, b: Subject, alignment: Alignment | None, data: Data | None, config: RenderConfig, merged: bool
 ) -> Alignment:
-    """The one given, once it is known to belong to the models, or a new one."""
+    """The one given, once it is known to belong to the models, or a new one, of which is warned where `merged` is given."""
     if alignment is not None:
         alignment.check(a.model, b.model)
         return alignment
+    if merged:
+        log.warning(MATCHED_ANEW)
     first = next(a.model.parameters())
     random = torch.Generator().manual_seed(config.seed)
     example = torch.rand(1, input_channels(a, config), *config.input_hw, generator=random).to(first)

@@ -75,7 +75,7 @@ def run(args: Namespace) -> None:
     from featviz.cli import inputs
     from featviz.matching.align import align
     from featviz.merging.merge import merge
-    from featviz.triplet import render_unit_triplet
+    from featviz.triplet import MATCHED_ANEW, render_unit_triplet
 
     model_a, model_b = inputs.networks(args)
     inputs.check_bands(args, model_a, config)
@@ -83,6 +83,8 @@ def run(args: Namespace) -> None:
     if args.alignment is None:
         method = "weights" if data is None else "activations"
         inputs.say(f"no --alignment: matching {method}.")
+        if args.merged is not None:
+            inputs.say(MATCHED_ANEW)
         with inputs.bar("aligning") as progress:
             example = inputs.example_input(args, model_a, config.input_hw)
             alignment = align(model_a, model_b, example, method, data, progress=progress)

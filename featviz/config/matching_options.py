@@ -47,7 +47,7 @@ def _checked(name: str, value: Any, one: Any) -> Any:
 class WeightMatchingOptions(MethodOptions):
     """Of coordinate descent on the weights."""
 
-    restarts: int = option(4, "starts, of which the best is kept", 1, 10**6)
+    restarts: int = option(4, "starts; the best one is kept", 1, 10**6)
     sweeps: int = option(100, "sweeps over all groups per start, at most", 0, 10**6)
     tolerance: float = option(1e-9, "relative gain of a sweep under which a start has converged", 0.0, 1.0)
 

@@ -103,7 +103,8 @@ def layer_pass(
     done = chunk_bytes = 0
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(keep_freed_memory())
+        if device.type == "cpu":
+            stack.enter_context(keep_freed_memory())
         runs = [stack.enter_context(_Recorder(subject, layers)) for subject in subjects.values()]
         for inputs in normalized_inputs(regrouped, list(subjects.values()), device):
             outputs = [run(x, folds, device) for run, x in zip(runs, inputs, strict=True)]

@@ -56,7 +56,7 @@ def align(
             "activations", "inner" and the combinations. Weight matching, where it gets data, starts from activation matching
             as well.
         seed: of everything random. None: that of `options`, else 0.
-        restarts: starts of weight matching, of which the best is kept; methods without restarts take no notice. None: that of
+        restarts: starts of weight matching; the best one is kept; methods without restarts take no notice. None: that of
             `options`.
         verify: prove the permutation groups on a float64 copy before they are used.
         progress: called with (done, total); total 0 where it is not known.

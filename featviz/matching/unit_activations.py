@@ -126,7 +126,7 @@ def measure_moments(
     """Moments of every group at each of its sites, in one pass over the problem's data; set k of them are network k's units.
 
     Args:
-        crossed: the pairs of networks of which the covariances of all units with all units are wanted.
+        crossed: pairs of networks; the covariance of every unit of one with every unit of the other is measured.
 
     Raises:
         AlignmentError: there is no data.

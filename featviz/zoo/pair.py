@@ -18,13 +18,7 @@ from featviz.errors import CheckpointError
 from featviz.weights.checkpoints import load_into, load_weights
 from featviz.zoo.named import zoo_network
 
-PARTS = (
-    "a.safetensors",
-    "b.safetensors",
-    "alignment.safetensors",
-    "merged-statistics.safetensors",
-    "card.json",
-)
+PARTS = ("a.safetensors", "b.safetensors", "alignment.safetensors", "merged-statistics.safetensors", "card.json")
 
 
 @dataclass(frozen=True)

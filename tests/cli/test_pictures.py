@@ -61,6 +61,11 @@ def test_images_of_any_number_of_channels_are_saved(here, tmp_path, channels, ba
     assert (tmp_path / "4.png").is_file()
 
 
+def test_a_merge_without_its_alignment_is_warned_of(here, tmp_path, capsys):
+    assert main(["triplet", *PAIR, *FAST, "--merged", "m.safetensors", "--units", "4:0", "--out", str(tmp_path)]) == 0
+    assert "B is matched anew" in capsys.readouterr().err
+
+
 def test_each_network_of_a_pair_has_its_own_normalization(here, tmp_path):
     own = ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--mean-b", "0.1,0.1,0.1"]
     given = ["--alignment", "ab.safetensors", "--merged", "m.safetensors", "--out", str(tmp_path)]

@@ -12,6 +12,7 @@ from featviz.errors import OutputError, UnitError
 from featviz.evidence.exemplars.exemplar_picture import exemplar_picture
 from featviz.evidence.exemplars.exemplars import exemplars
 from featviz.evidence.fates.fate import fate
+from featviz.panel_rendering import render_panel
 from featviz.triplet import render_unit_triplet
 from tests.evidence.test_fate import images, pair
 
@@ -22,17 +23,7 @@ FEW = FateConfig(resamples=10)
 def measured():
     a, b, alignment, merged = pair(TinyResNet)
     data = [images(40)]
-    fates = fate(
-        a,
-        b,
-        alignment,
-        merged,
-        ["bn1", "bn2"],
-        data=data,
-        controls=False,
-        config=FEW,
-        exemplars=4,
-    )
+    fates = fate(a, b, alignment, merged, ["bn1", "bn2"], data=data, controls=False, config=FEW, exemplars=4)
     return a, b, alignment, merged, data, fates
 
 
@@ -71,3 +62,10 @@ def test_fates_are_plotted(measured, tmp_path, kind):
     assert np.asarray(Image.open(path)).std() > 0
     with pytest.raises(OutputError, match="no plot 'bars'"):
         measured[-1].plot(path, "bars")
+
+
+def test_fates_belong_to_a_column_that_is_called_merged(measured):
+    a, *_, merged, _, fates = measured
+    panel = render_panel({"A": a, "average": merged}, "bn2", [0], config=RenderConfig(size=8, steps=0))
+    with pytest.raises(UnitError, match="no column shows"):
+        panel.with_evidence(fates=fates)

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,6 +270,7 @@ def fates_of_two_layers(**options):
 def test_results_go_to_files_and_notebooks(tmp_path):
     fates = fates_of_two_layers(repair="none")
     record = json.loads(fates.save(tmp_path / "fates.json").read_text())
+    assert [layer.row(3) for layer in read_fates(tmp_path / "fates.json")] == [layer.row(3) for layer in fates]
     assert set(record["normalization"]) >= {"A", "B'", "merged"}
     assert [len([u for u in record["units"] if u["layer"] == layer]) for layer in ("bn1", "bn2")] == [8, 8]
     assert record["layers"][0]["layer"] == "bn1"
@@ -343,4 +345,4 @@ def test_stored_fates_answer_as_the_measured_ones_do(tmp_path):
     with pytest.raises(UnitError, match="no unit 8"):
         stored["bn2"].row(8)
     with pytest.raises(CheckpointError, match="holds no fates"):
-        read_fates(fates.save(tmp_path / "other.json"))
+        read_fates(Path(__file__).parent.parent.parent / "gallery" / "demo-layer3.1.bn1.json")

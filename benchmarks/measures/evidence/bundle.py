@@ -10,6 +10,7 @@ from pathlib import Path
 import featviz
 from featviz.data import ImageFolderBatches
 from featviz.evidence.fates.stored_fates import pack
+from measures.rendering.cases import bundled_subjects
 
 NAME = "bundle"
 
@@ -24,8 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     pair = featviz.bundled_pair()
     alignment = featviz.load_alignment(pair.alignment_path)
-    merged = featviz.merge(pair.a, pair.b, alignment, repair="none")
-    merged.load_state_dict(pair.merged_statistics, strict=False)
+    merged = bundled_subjects()["merged"]
     data = ImageFolderBatches(args.data / "test", 32, limit=args.tested)
     fates = featviz.fate(pair.a, pair.b, alignment, merged, data=data, controls=False, exemplars=args.exemplars)
     about = {

@@ -22,6 +22,7 @@ import torch
 import featviz
 from measures.cifar import add_cifar, sample
 from measures.evidence.fates import plain
+from measures.rendering.cases import bundled_subjects
 from measures.report import Record, markdown
 
 NAME = "pass"
@@ -62,14 +63,12 @@ def measure(args: argparse.Namespace) -> Record:
 def _prepared(data: Path, count: int):
     pair = featviz.bundled_pair()
     alignment = featviz.load_alignment(pair.alignment_path)
-    merged = featviz.merge(pair.a, pair.b, alignment, repair="none")
-    merged.load_state_dict(pair.merged_statistics, strict=False)
     images = plain(sample(data, False, count, pair.a))
-    networks = (pair.a, alignment.permute(pair.b), merged)
+    networks = tuple(bundled_subjects().values())
     fed = (images.images / 255 - torch.tensor(pair.a.mean).view(-1, 1, 1)) / torch.tensor(pair.a.std).view(-1, 1, 1)
 
     def run(exemplars: int) -> object:
-        return featviz.fate(pair.a, pair.b, alignment, merged, data=images, controls=False, exemplars=exemplars)
+        return featviz.fate(pair.a, pair.b, alignment, networks[2], data=images, controls=False, exemplars=exemplars)
 
     return networks, fed, run
 
@@ -86,17 +85,8 @@ def _bare(networks, images, size: int) -> Callable[[], None]:
 
 def _peak(data: Path, count: int, threads: int) -> float:
     """Peak memory in MiB of a process that measures `count` images."""
-    command = [
-        sys.executable,
-        sys.argv[0],
-        NAME,
-        "--data",
-        str(data),
-        "--memory-of",
-        str(count),
-        "--threads",
-        str(threads),
-    ]
+    options = ["--data", str(data), "--memory-of", str(count), "--threads", str(threads)]
+    command = [sys.executable, sys.argv[0], NAME, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(printed.split("MiB: ")[1].split()[0])
 

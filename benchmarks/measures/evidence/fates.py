@@ -11,7 +11,6 @@ import argparse
 from typing import Any
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 
 import featviz
@@ -92,9 +91,6 @@ def agreement_of_halves(one: featviz.Fates, other: featviz.Fates) -> Record:
         "units": len(pairs),
         "decided in both": len(decided),
         "equal of those": float(np.mean(decided)),
-        "decided in one, and not otherwise in the other": float(
-            np.mean([a == b or b == "undecided" for a, b in pairs if a != "undecided"])
-        ),
         "equal of those decided in the first": float(np.mean(first)),
     }
 
@@ -107,10 +103,6 @@ def plain(batches: Batches) -> Batches:
 def split(batches: Batches, sizes: tuple[int, ...]) -> list[Batches]:
     parts = zip(batches.images.split(sizes), batches.labels.split(sizes), strict=True)
     return [Batches(images, labels, (0.0,) * 3, (1.0,) * 3, batches.batch) for images, labels in parts]
-
-
-def norms(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def table(records: list[Record]) -> str:
@@ -141,7 +133,9 @@ def table(records: list[Record]) -> str:
     halves = record["halves"]
     text += (
         f"\n\nActivation matching, repaired, on two sets of {record['half']} images: of {halves['units']} units "
-        f"{halves['decided in both']} are decided in both, and {100 * halves['equal of those']:.1f} % of those equal.\n\n"
+        f"{halves['decided in both']} are decided in both, and {100 * halves['equal of those']:.1f} % of those equal; "
+        f"of those that the first set decides, the second gives "
+        f"{100 * halves['equal of those decided in the first']:.1f} % the same verdict.\n\n"
     )
     head = (
         "layer",

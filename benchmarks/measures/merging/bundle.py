@@ -55,3 +55,5 @@ def run(args: argparse.Namespace) -> None:
         "alignment": {"method": "activations", "images": args.images},
     }
     (args.out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (args.out / "fates.json").unlink(missing_ok=True)  # of another pair
+    print("next, the fates of its units: python benchmarks/evidence.py bundle")

@@ -15,7 +15,7 @@ from featviz.data import Data
 from featviz.errors import AlignmentError, ModelError
 from featviz.evidence.exemplars.exemplars import ExemplarCollector
 from featviz.evidence.fates.agreement import layer_figures, layer_pairs, unmatched_agreement
-from featviz.evidence.fates.fates import Fates, LayerFates
+from featviz.evidence.fates.fates import MERGED, Fates, LayerFates
 from featviz.evidence.fates.fold_sums import Floats, FoldMoments, FoldSums, correlation
 from featviz.evidence.fates.verdicts import verdicts
 from featviz.evidence.layer_names import measurable_layers
@@ -26,7 +26,6 @@ from featviz.merging.merge import merge
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.permute import permute_module, random_permutations
 
-MERGED = "merged"
 CONTROLS = ("unaligned", "random")
 
 

@@ -28,6 +28,8 @@ from featviz.subjects import Normalization
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
 
+MERGED = "merged"  # the name of the merged network, among subjects and in a panel
+
 
 @dataclass(frozen=True, eq=False)
 class LayerFates:

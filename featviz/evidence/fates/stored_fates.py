@@ -1,11 +1,11 @@
-"""Fates in a small file: measured once, read where there are no images. The bundled pair carries its own.
+"""Fates in a file: measured once, read where there are no images. The bundled pair carries its own.
 
-`pack` makes columns of numbers per layer out of `Fates`; `StoredFates` answers from them as `Fates` does: `caption`, and the
-record of a unit.
+`Fates.save` writes a record of every unit, `pack` a smaller one in columns. `StoredFates` answers from either as `Fates` does:
+`caption`, and the record of a unit.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,7 @@ def pack(fates: Fates, about: Mapping[str, Any]) -> dict[str, Any]:
     """
     layers: dict[str, dict[str, list[Any]]] = {}
     for found in fates:
-        rows = found.rows()
-        columns = {key: [_short(row[key]) for row in rows] for key in rows[0] if key not in ("layer", "unit")}
+        columns = {key: _short(values) for key, values in _columns(found.rows())[found.layer].items()}
         if fates.exemplars is not None:
             tops = fates.exemplars
             columns["exemplars"] = [
@@ -86,7 +85,7 @@ def pack(fates: Fates, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_fates(path: str | Path) -> StoredFates:
-    """Read a file of what `pack` made.
+    """Read a JSON that `Fates.save` or `featviz fate --out` wrote, or what `pack` made.
 
     Raises:
         CheckpointError: there is no such file, or it is another.
@@ -95,12 +94,26 @@ def read_fates(path: str | Path) -> StoredFates:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"the fates {path} cannot be read ({error}): measure them with `featviz fate`."
+            f"the fates {path} cannot be read ({error}): measure them with `featviz fate --out FILE.json`."
         ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CheckpointError(f"{path} holds no fates: measure them with `featviz fate`.")
-    layers = {name: StoredLayer(name, columns) for name, columns in record.pop("layers").items()}
-    return StoredFates(record, layers)
+    if isinstance(record, dict) and {"resamples", "units"} <= record.keys():
+        found = _columns(record.pop("units"))
+    elif isinstance(record, dict) and record.get("format") == FORMAT:
+        found = record.pop("layers")
+    else:
+        raise CheckpointError(f"{path} holds no fates: measure them with `featviz fate --out FILE.json`.")
+    return StoredFates(record, {name: StoredLayer(name, columns) for name, columns in found.items()})
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Records of units in their order -> layer -> key -> values."""
+    layers: dict[str, dict[str, list[Any]]] = {}
+    for row in rows:
+        columns = layers.setdefault(row["layer"], {})
+        for key, value in row.items():
+            if key not in ("layer", "unit"):
+                columns.setdefault(key, []).append(value)
+    return layers
 
 
 def _short(value: Any) -> Any:

@@ -39,8 +39,8 @@ def align_many(
         models: two or more networks of one architecture; left as they were.
         example_input: a batch, as for `align`.
         method: "activations" (correlations on `data`) or "weights", network by network (MatchMany of Ainsworth et al. 2022);
-            "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024), from several starts, of which the
-            result of "weights" is one. Every other method that gives permutations aligns each network with the first.
+            "c2m3", the weights of all networks and layers at once (Crisostomi et al. 2024), from several starts, one
+            of them the result of "weights". Every other method that gives permutations aligns each network with the first.
             None: the method of `options`, else "activations".
         data: batches `x` or `(x, label)`, images in [0, 1], which every network normalizes for itself.
         seed: of the order in which networks take their turns, of the starts of weight matching and of "c2m3".
