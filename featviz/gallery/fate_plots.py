@@ -102,7 +102,7 @@ def plot_predicted(points: Sequence[UnitPoints], path: str | Path, title: str = 
         axes.set_ylim(low, 1.05)
         axes.set_aspect("equal")
         axes.set_title(layer.layer, fontsize=10)
-    figure.supxlabel("predicted correlation with A")
+        axes.set_xlabel("predicted correlation with A")
     figure.supylabel("measured correlation with A")
     _finish(figure, panels, len(points), colors, title)
     return save_figure(figure, path)

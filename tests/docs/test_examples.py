@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STEPS, SIDE = 2, 24  # at most
-RENDERING = ["--steps", "2", "--size", "16"]
+RENDERING = ["--steps", "2", "--size", "16", "--backend", "eager"]
 APPENDED = {
     "triplet": RENDERING,
     "panel": RENDERING,
@@ -40,8 +40,8 @@ NOT_RUN = (
 
 
 def quick(**values: object) -> RenderConfig:
-    """A RenderConfig of few steps and small images."""
-    config = RenderConfig(**values)
+    """A RenderConfig of few steps and small images, without the tracing that pays for many steps only."""
+    config = RenderConfig(**{"backend": "eager", **values})
     return replace(config, steps=min(STEPS, config.steps), size=tuple(min(SIDE, side) for side in config.image_hw))
 
 
