@@ -118,7 +118,7 @@ class SumOverPairs:
 
     def objective(self, matrices: Matrices) -> Tensor:
         """The sum, at these matrices."""
-        terms = (_over_pairs(tensor, tensor) for tensor in self.permuted(matrices))
+        terms = (_over_pairs(tensor) for tensor in self.permuted(matrices))
         return sum(terms, torch.zeros((), dtype=torch.float64))
 
     def gradient(self, matrices: Matrices) -> Matrices:
@@ -133,9 +133,10 @@ class SumOverPairs:
         """The objective on the segment from `start` (0) to `end` (1), exactly."""
         points = np.linspace(0, 1, self.degree + 1)
         permuted = zip(*(self.permuted(interpolate(start, end, t)) for t in points), strict=True)
-        inner = sum(
-            (np.array([[float(_over_pairs(s, t)) for t in own] for s in own]) for own in permuted), np.zeros(())
-        )
+        inner = np.zeros((len(points), len(points)))
+        for own in permuted:
+            at = torch.stack(own)  # (points, networks, elements)
+            inner += (_gram(at.sum(1)) - _gram(at.flatten(1))).numpy() / 2
         lagrange = [Polynomial.fromroots(np.delete(points, k)) for k in range(len(points))]
         lagrange = [basis / basis(t) for basis, t in zip(lagrange, points, strict=True)]
         terms = [inner[k, j] * lagrange[k] * lagrange[j] for k, j in np.ndindex(inner.shape)]
@@ -230,6 +231,11 @@ def block_diagonal(weight: Tensor, blocks: int) -> Tensor:
     return whole.flatten(2, 3).flatten(0, 1)
 
 
-def _over_pairs(one: Tensor, other: Tensor) -> Tensor:
-    """Sum over pairs of networks p < q of <one_p, other_q>, the mean of both ways round: (networks, elements) each."""
-    return (one.sum(0) @ other.sum(0) - (one * other).sum()) / 2
+def _over_pairs(parameter: Tensor) -> Tensor:
+    """Sum over pairs of networks p < q of <parameter_p, parameter_q>: (networks, elements)."""
+    return (parameter.sum(0).square().sum() - parameter.square().sum()) / 2
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Inner products of all pairs of rows."""
+    return rows @ rows.T
