@@ -39,11 +39,12 @@ def test_the_card_is_true(pair, shipped, cifar):
     merged = featviz.merge(pair.a, pair.b, shipped, repair="none")
     collapsed = featviz.evaluate(merged, data)[1]
     merged.load_state_dict(pair.merged_statistics, strict=False)
-    card = pair.card["test_accuracy"]
+    card, measured = pair.card["test_accuracy"], {}
     for model, name in ((pair.a, "a"), (pair.b, "b"), (merged, "activations, repaired")):
         spread = (card[name] * (100 - card[name]) / 1000) ** 0.5
-        assert abs(featviz.evaluate(model, data)[1] - card[name]) < 3 * spread
-    assert featviz.evaluate(merged, data)[1] > collapsed + 50
+        measured[name] = featviz.evaluate(model, data)[1]
+        assert abs(measured[name] - card[name]) < 3 * spread
+    assert measured["activations, repaired"] > collapsed + 50
     assert card["activations, repaired"] > card["unaligned, average"] + 60
     assert card["weights, repaired"] > card["unaligned, average"] + 60
 
