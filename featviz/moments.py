@@ -1,6 +1,7 @@
 """Streaming moments: samples come in chunks -> count, mean, variance, covariance and correlation of units, in float64.
 
-Every chunk is centred about its own mean and then merged with what came before (Chan, Golub & LeVeque 1983):
+Samples are summed about a shift near their mean, which is the mean of all earlier samples (of the first chunk: its own). Whenever
+the samples have doubled, the new ones are centred and merged with the earlier (Chan, Golub & LeVeque 1983):
 
     mean = mean_1 + delta * n_2 / (n_1 + n_2),    M = M_1 + M_2 + delta delta^T * n_1 n_2 / (n_1 + n_2)
 
@@ -50,12 +51,13 @@ class Moments:
     """
 
     def __init__(self, paired: Pairs = (), crossed: Pairs = (), dtype: torch.dtype = torch.float64) -> None:
-        self.count = 0
         self.paired, self.crossed = tuple(paired), tuple(crossed)
         self.dtype = dtype
+        self._count = 0
         self._means: list[Tensor] = []
         self._squares: list[Tensor] = []  # sums of squares of centred samples, (n_i,)
         self._products: list[Tensor] = []  # sums of products of centred samples, in the order of paired and crossed
+        self._recent: _ShiftedSums | None = None  # samples that are not in the totals above yet
 
     def add(self, *samples: Tensor) -> None:
         """Take in one chunk: for every set its samples (..., sample, unit).
@@ -68,37 +70,31 @@ class Moments:
             raise DataError(f"samples of shapes {shapes} do not belong together: give (sample, unit) for every set.")
         if samples[0].numel() == 0:
             return
-        chunk = Moments(self.paired, self.crossed, self.dtype)
-        with torch.no_grad(), torch.autocast(samples[0].device.type, enabled=False):
-            chunk._set(samples)
-            self.merge(chunk)
-
-    def _set(self, samples: Sequence[Tensor]) -> None:
-        """Become the moments of one chunk, by the corrected two-pass algorithm (the rounding of the mean is subtracted).
-
-        Samples are centred block by block, so that no second copy of the chunk is made.
-        """
-        self.count = count = samples[0].shape[-2]
+        self._check_shapes([(*x.shape[:-2], x.shape[-1]) for x in samples])
         rows = [x.detach().mT for x in samples]
-        shifts = [x.mean(-1, keepdim=True).to(self.dtype) for x in rows]
-        elements = BLOCK if rows[0].device.type == "cpu" else 32 * BLOCK
-        step = max(1, elements * count // max(x.numel() for x in rows))
-        sums: list[Tensor] = []
-        for first in range(0, count, step):
-            centred = [
-                x[..., first : first + step].to(self.dtype) - shift for x, shift in zip(rows, shifts, strict=True)
-            ]
-            new = [x.sum(-1) for x in centred]
-            new += [torch.linalg.vector_norm(x, dim=-1).square() for x in centred]  # without a temporary square
-            new += [(centred[i] * centred[j]).sum(-1) for i, j in self.paired]
-            new += [centred[i] @ centred[j].mT for i, j in self.crossed]
-            sums = [total.add_(more) for total, more in zip(sums, new, strict=True)] if sums else _double(new)
-        rest, squares, products = sums[: len(rows)], sums[len(rows) : 2 * len(rows)], sums[2 * len(rows) :]
-        self._means = [s.squeeze(-1).double() + r / count for s, r in zip(shifts, rest, strict=True)]
-        self._squares = [square - r.square() / count for square, r in zip(squares, rest, strict=True)]
-        excess = [rest[i] * rest[j] / count for i, j in self.paired]
-        excess += [_outer(rest[i], rest[j]) / count for i, j in self.crossed]
-        self._products = [product - more for product, more in zip(products, excess, strict=True)]
+        with torch.no_grad(), torch.autocast(samples[0].device.type, enabled=False):
+            if self._recent is None:
+                means = self._means or [x.mean(-1) for x in rows]
+                shifts = [mean.to(x.device, self.dtype).unsqueeze(-1) for mean, x in zip(means, rows, strict=True)]
+                self._recent = _ShiftedSums(shifts, self.paired, self.crossed)
+            self._recent.add(rows)
+            if self._recent.count >= self._count:
+                self._merge_recent()
+
+    def _merge_recent(self) -> None:
+        """Put the recent samples into the totals."""
+        if self._recent is None:
+            return
+        recent, self._recent = self._recent, None
+        chunk = Moments(self.paired, self.crossed, self.dtype)
+        chunk._count = recent.count
+        chunk._means, chunk._squares, chunk._products = recent.centred()
+        self.merge(chunk)
+
+    @property
+    def count(self) -> int:
+        """How many samples were taken in."""
+        return self._count + (self._recent.count if self._recent else 0)
 
     def merge(self, other: "Moments") -> None:
         """Take in the samples of `other`, which has the same sets and pairs and stays as it is.
@@ -106,21 +102,18 @@ class Moments:
         Raises:
             DataError: it has other sets, units or pairs.
         """
-        if not other.count:
-            return
-        if not self.count:
-            self._check_pairs(other)
-            self.count = other.count
-            self._means, self._squares, self._products = other._means, other._squares, other._products
+        self._merge_recent()
+        other._merge_recent()
+        if not other._count:
             return
         self._check_pairs(other)
-        mine, theirs = ([tuple(mean.shape) for mean in moments._means] for moments in (self, other))
-        if mine != theirs:
-            raise DataError(
-                f"moments of shapes {theirs} cannot be added to {mine}: give the same layers in each batch."
-            )
-        share = other.count / (self.count + other.count)
-        factor = self.count * share
+        if not self._count:
+            self._count = other._count
+            self._means, self._squares, self._products = other._means, other._squares, other._products
+            return
+        self._check_shapes([tuple(mean.shape) for mean in other._means])
+        share = other._count / (self._count + other._count)
+        factor = self._count * share
         delta = [new.to(old) - old for new, old in zip(other._means, self._means, strict=True)]
         self._means = [old + change * share for old, change in zip(self._means, delta, strict=True)]
         between = [change.square() for change in delta]
@@ -128,7 +121,14 @@ class Moments:
         between = [delta[i] * delta[j] for i, j in self.paired]
         between += [_outer(delta[i], delta[j]) for i, j in self.crossed]
         self._products = _sums(self._products, other._products, between, factor)
-        self.count += other.count
+        self._count += other._count
+
+    def _check_shapes(self, given: Sequence[tuple[int, ...]]) -> None:
+        mine = [tuple(mean.shape) for mean in self._means]
+        if mine and mine != list(given):
+            raise DataError(
+                f"moments of shapes {list(given)} cannot be added to {mine}: give the same layers in each batch."
+            )
 
     def _check_pairs(self, other: "Moments") -> None:
         if (self.paired, self.crossed) != (other.paired, other.crossed):
@@ -137,6 +137,7 @@ class Moments:
     @property
     def sets(self) -> int:
         """How many sets of units there are; 0 before the first chunk."""
+        self._merge_recent()
         return len(self._means)
 
     def mean(self, i: int = 0) -> Tensor:
@@ -147,7 +148,7 @@ class Moments:
     def variance(self, i: int = 0) -> Tensor:
         """Biased variances (n_i,) of set i."""
         self._check_count()
-        return (self._squares[i] / self.count).clamp_min(0)
+        return (self._squares[i] / self._count).clamp_min(0)
 
     def varies(self, i: int = 0) -> Tensor:
         """(n_i,) bool: whether a unit's variance is more than float32 rounding of its mean, 1e-12 of its mean square."""
@@ -162,7 +163,7 @@ class Moments:
         Raises:
             DataError: the pair was not asked for, or there are no samples.
         """
-        covariance = self._product(i, j) / self.count
+        covariance = self._product(i, j) / self._count
         one, other = self.varies(i).double(), self.varies(j).double()
         return covariance * self._combined(one, other, i, j)
 
@@ -174,7 +175,7 @@ class Moments:
 
     def inner_product(self, i: int = 0, j: int = 1) -> Tensor:
         """E[x_i x_j], nothing subtracted, of the shape of `covariance`."""
-        product = self._product(i, j) / self.count
+        product = self._product(i, j) / self._count
         one, other = self._means[i], self._means[j]
         return product + self._combined(one, other, i, j)
 
@@ -199,8 +200,59 @@ class Moments:
         return one * other if (i, j) in self.paired or (j, i) in self.paired else _outer(one, other)
 
     def _check_count(self) -> None:
-        if not self.count:
+        self._merge_recent()
+        if not self._count:
             raise DataError("moments of no samples are asked for: add a batch first.")
+
+
+class _ShiftedSums:
+    """Sums over samples of x - shift, of its squares and products, where the shift of every unit is near its mean.
+
+    Samples are shifted block by block, so that no second copy of a chunk is made. Sums over a block have the dtype of the
+    shifts, totals are float64.
+
+    Args:
+        shifts: per set (..., n_i, 1).
+        paired, crossed: as in `Moments`.
+    """
+
+    def __init__(self, shifts: Sequence[Tensor], paired: Pairs, crossed: Pairs) -> None:
+        self.count = 0
+        self._shifts, self._paired, self._crossed = shifts, paired, crossed
+        self._totals: list[Tensor] = []  # of every set, of squares of every set, of products of every pair
+
+    def add(self, rows: Sequence[Tensor]) -> None:
+        """Take in for every set its samples (..., n_i, sample)."""
+        count = rows[0].shape[-1]
+        elements = BLOCK if rows[0].device.type == "cpu" else 32 * BLOCK
+        step = max(1, elements * count // max(x.numel() for x in rows))
+        for first in range(0, count, step):
+            shifted = [
+                x[..., first : first + step].to(shift.dtype) - shift
+                for x, shift in zip(rows, self._shifts, strict=True)
+            ]
+            new = [x.sum(-1) for x in shifted]
+            new += [torch.linalg.vector_norm(x, dim=-1).square() for x in shifted]  # without a temporary square
+            new += [(shifted[i] * shifted[j]).sum(-1) for i, j in self._paired]
+            new += [shifted[i] @ shifted[j].mT for i, j in self._crossed]
+            if not self._totals:
+                self._totals = [more.double() for more in new]
+            else:
+                for total, more in zip(self._totals, new, strict=True):
+                    total.add_(more)
+        self.count += count
+
+    def centred(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Means, squares and products about the means (the corrected two-pass algorithm, Chan, Golub & LeVeque 1983)."""
+        sets = len(self._shifts)
+        firsts, squares, products = self._totals[:sets], self._totals[sets : 2 * sets], self._totals[2 * sets :]
+        means = [
+            shift.squeeze(-1).double() + first / self.count for shift, first in zip(self._shifts, firsts, strict=True)
+        ]
+        squares = [square - first.square() / self.count for square, first in zip(squares, firsts, strict=True)]
+        excess = [firsts[i] * firsts[j] / self.count for i, j in self._paired]
+        excess += [_outer(firsts[i], firsts[j]) / self.count for i, j in self._crossed]
+        return means, squares, [product - more for product, more in zip(products, excess, strict=True)]
 
 
 def _sums(old: Sequence[Tensor], new: Sequence[Tensor], between: Sequence[Tensor], factor: float) -> list[Tensor]:
@@ -210,7 +262,3 @@ def _sums(old: Sequence[Tensor], new: Sequence[Tensor], between: Sequence[Tensor
 def _outer(one: Tensor, other: Tensor) -> Tensor:
     """(..., n) and (..., m) -> (..., n, m)."""
     return one.unsqueeze(-1) * other.unsqueeze(-2)
-
-
-def _double(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.double() for tensor in tensors]

@@ -22,7 +22,7 @@ def layer_means(
 
     def take(chunk: LayerChunk) -> None:
         for name in subjects:
-            means = chunk.by_image(name).double().mean(-1).cpu()
+            means = chunk.means(name, torch.float64).cpu()
             found.setdefault((name, chunk.layer), []).append(means)
 
     layer_pass(subjects, layers, [images] if isinstance(images, Tensor) else list(images), take)

@@ -44,9 +44,18 @@ class LayerChunk:
     space: tuple[int, ...]
     labels: Tensor | None
 
-    def by_image(self, subject: str) -> Tensor:
-        """(image, unit, position) in the order of the data."""
-        return self.values[subject].permute(2, 0, 1, 3).flatten(0, 1)
+    def maxima(self, subject: str) -> Tensor:
+        """(image, unit) largest value over the positions; images are in the order of the data."""
+        return self.values[subject].amax(-1).permute(2, 0, 1).flatten(0, 1)
+
+    def means(self, subject: str, dtype: torch.dtype | None = None) -> Tensor:
+        """(image, unit) mean over the positions, summed in `dtype`; images are in the order of the data."""
+        return self.values[subject].mean(-1, dtype=dtype).permute(2, 0, 1).flatten(0, 1)
+
+    def maps(self, subject: str, images: Tensor, units: Tensor) -> Tensor:
+        """(n, position) values of units (n,) on images (n,), which count from the first of the chunk."""
+        values = self.values[subject]
+        return values[images % len(values), units, images // len(values)]
 
     @property
     def images(self) -> int:

@@ -13,7 +13,13 @@ def streamed(values, sizes, k, labels=None, per_label=None):
     first = 0
     for size in sizes:
         part = slice(first, first + size)
-        best.add(values[part], numbers[part], None if labels is None else labels[part])
+        shown = values[part]
+        best.add(
+            shown.amax(-1),
+            lambda images, units, shown=shown: shown[images, units],
+            numbers[part],
+            None if labels is None else labels[part],
+        )
         first += size
     return best.result()
 
@@ -57,11 +63,12 @@ def test_best_images_spread_over_labels(per_label):
         assert torch.equal(value[: len(taken[:6]), unit], maxima[taken[:6]])
 
 
-def test_a_histogram_counts_every_image_whatever_range_comes_later():
+@pytest.mark.parametrize("held", [1, 512])
+def test_a_histogram_counts_every_image_whatever_range_comes_later(held):
     generator = torch.Generator().manual_seed(0)
     chunks = [torch.randn(50, 3, generator=generator, dtype=torch.float64) * scale for scale in (1, 0.1, 20, 300)]
     chunks[0][:, 2] = 0
-    histogram = Histogram()
+    histogram = Histogram(held)
     for chunk in chunks:
         histogram.add(chunk)
     values = torch.cat(chunks).numpy()

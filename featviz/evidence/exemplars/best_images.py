@@ -1,10 +1,15 @@
 """The images that excite each unit most, and how the activations are distributed over images: streaming, of bounded size."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 BINS = 512
+HELD = 512  # images whose values a histogram holds before it counts them
+Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 class BestImages:
@@ -25,16 +30,23 @@ class BestImages:
         self.k, self.per_label = k, per_label
         self._by_label: dict[int, _Top] = {}
 
-    def add(self, values: Tensor, numbers: Tensor, labels: Tensor | None = None) -> None:
-        """Take in images: values (image, unit, position), numbers (image,) ascending, labels (image,)."""
+    def add(self, maxima: Tensor, maps: Maps, numbers: Tensor, labels: Tensor | None = None) -> None:
+        """Take in images.
+
+        Args:
+            maxima: (image, unit) largest activation over positions.
+            maps: rows of `maxima` (n,), units (n,) -> their activations (n, position).
+            numbers: (image,) ascending. labels: (image,).
+        """
         if self.per_label is None:
-            self._by_label.setdefault(-1, _Top(self.k)).add(values, numbers, labels)
+            self._by_label.setdefault(-1, _Top(self.k)).add(maxima, maps, numbers, labels)
             return
         assert labels is not None
         for label in labels.unique().tolist():
-            chosen = labels == label
+            chosen = (labels == label).nonzero().squeeze(1)
             top = self._by_label.setdefault(label, _Top(min(self.k, self.per_label)))
-            top.add(values[chosen], numbers[chosen], labels[chosen])
+            of_label = partial(_maps_of_rows, maps, chosen)
+            top.add(maxima[chosen], of_label, numbers[chosen], labels[chosen])
 
     def result(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """value, image, position, label: each (k, unit), on the CPU."""
@@ -59,8 +71,7 @@ class _Top:
         self.k = k
         self.value = self.image = self.position = self.label = torch.empty(0)
 
-    def add(self, values: Tensor, numbers: Tensor, labels: Tensor | None) -> None:
-        best = values.amax(-1)
+    def add(self, best: Tensor, maps: Maps, numbers: Tensor, labels: Tensor | None) -> None:
         units = best.shape[1]
         if not self.value.numel():
             self.value = torch.full((self.k, units), -torch.inf, dtype=best.dtype, device=best.device)
@@ -79,7 +90,11 @@ class _Top:
         self.image = torch.where(new, numbers[rows], self.image.gather(0, old))
         self.label = torch.where(new, given[rows], self.label.gather(0, old))
         self.position = self.position.gather(0, old)
-        self.position[ranks, units_of_new] = _first_argmax(values[chosen, units_of_new])
+        self.position[ranks, units_of_new] = _first_argmax(maps(chosen, units_of_new))
+
+
+def _maps_of_rows(maps: Maps, rows: Tensor, images: Tensor, units: Tensor) -> Tensor:
+    return maps(rows[images], units)
 
 
 def _first_argmax(rows: Tensor) -> Tensor:
@@ -91,15 +106,28 @@ class Histogram:
     """Counts of a value per unit over images, in bins whose range doubles when a value lies outside it.
 
     All values are counted, and the size is fixed. A bin is at most 1/128 of the range of the values.
+
+    Args:
+        held: images whose values are held before they are counted together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: int = HELD) -> None:
         self.count = 0
+        self._most_held = held
         self._low = self._width = self._counts = torch.empty(0)
+        self._held: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
         """Values (image, unit)."""
-        values = values.detach().double()
+        self._held.append(values.detach())
+        if sum(len(held) for held in self._held) >= self._most_held:
+            self._count_held()
+
+    def _count_held(self) -> None:
+        if not self._held:
+            return
+        values = torch.cat(self._held).double()
+        self._held = []
         if not self.count:
             self._low, high = values.amin(0), values.amax(0)
             tiny = torch.maximum(1e-9 * torch.maximum(self._low.abs(), high.abs()), torch.full_like(high, 1e-12))
@@ -128,14 +156,17 @@ class Histogram:
 
     def edges(self) -> Tensor:
         """(unit, BINS + 1) edges of the bins."""
+        self._count_held()
         return self._low[:, None] + self._width[:, None] * torch.arange(BINS + 1, device=self._low.device)
 
     def counts(self) -> Tensor:
         """(unit, BINS) numbers of images."""
+        self._count_held()
         return self._counts
 
     def share_below(self, values: Tensor) -> Tensor:
         """Share of images (..., unit) with a smaller value, in [0, 1]; within a bin they are taken as spread evenly."""
+        self._count_held()
         at = (values.double() - self._low) / self._width
         bins = at.floor().long().clamp(0, BINS - 1)
         cumulated = torch.cat([torch.zeros_like(self._counts[:, :1]), self._counts.cumsum(1)], 1)
@@ -145,6 +176,7 @@ class Histogram:
 
     def quantile(self, share: float) -> Tensor:
         """(unit,) the value below which a share of the images lies, exact to a bin."""
+        self._count_held()
         cumulated = self._counts.cumsum(1).double()
         wanted = torch.full_like(cumulated[:, :1], share * self.count)
         bins = torch.searchsorted(cumulated, wanted).clamp_max(BINS - 1)

@@ -6,7 +6,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -81,15 +81,15 @@ class ExemplarCollector:
         labels = None if chunk.labels is None else chunk.labels.T.flatten()
         self._space[chunk.layer] = chunk.space
         for name in self.names:
-            values = chunk.by_image(name)
-            numbers = torch.arange(chunk.first, chunk.first + chunk.images, device=values.device)
+            found = chunk.maxima(name)
+            numbers = torch.arange(chunk.first, chunk.first + chunk.images, device=found.device)
             key = (name, chunk.layer)
             if key not in self._found:
                 self._found[key] = BestImages(self.k, self.per_label), Histogram(), Histogram()
             best, maxima, means = self._found[key]
-            best.add(values, numbers, labels)
-            maxima.add(values.amax(-1))
-            means.add(values.mean(-1))
+            best.add(found, partial(chunk.maps, name), numbers, labels)
+            maxima.add(found)
+            means.add(chunk.means(name))
 
     def result(self, subjects: Mapping[str, Subject], report: PassReport, data: Data) -> "Exemplars":
         """What was found; `data` names the images where it has `paths`."""
