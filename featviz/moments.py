@@ -1,7 +1,7 @@
 """Streaming moments: samples come in chunks -> count, mean, variance, covariance and correlation of units, in float64.
 
-Samples are summed about a shift near their mean, which is the mean of all earlier samples (of the first chunk: its own). Whenever
-the samples have doubled, the new ones are centred and merged with the earlier (Chan, Golub & LeVeque 1983):
+Samples are summed about a shift near their mean: the mean of all earlier samples, of the first chunk its own. Whenever the
+samples have doubled, the new ones are centred and merged with the earlier (Chan, Golub & LeVeque 1983):
 
     mean = mean_1 + delta * n_2 / (n_1 + n_2),    M = M_1 + M_2 + delta delta^T * n_1 n_2 / (n_1 + n_2)
 

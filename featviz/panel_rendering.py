@@ -21,6 +21,7 @@ from featviz.rendering import (
     unit_counts,
     warn_of_dead_units,
 )
+from featviz.rendering.robustness.presets import Robustness
 from featviz.rendering.together import cross_scores, render_together
 from featviz.subjects import Subjects, common_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
@@ -56,7 +57,7 @@ def render_panel(
     axis: int | None = None,
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
     device: torch.device | str | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    robustness: Robustness | None = None,
     progress: Callable[[int, int], None] | None = None,
     inputs: Sequence[Any] = (),
 ) -> Panel:
@@ -80,8 +81,7 @@ def render_panel(
         axis: of the units in the layer's output; None: 1, and the last one of tokens and of a linear layer or LayerNorm.
         config: size, steps, seed and the rest; its mean and std are for the subjects that bring none.
         device: where to render; None: where the first network is.
-        transform: images in [0, 1] -> what the networks are fed, in place of the warps (a kornia pipeline, for example);
-            its randomness is its own, and then not shared by the subjects.
+        robustness: the random transforms of the images, as for `render`; all subjects of a row see the same.
         progress: called with (steps done, steps to do) over all subjects.
         inputs: what every network takes after the images, as for `render`.
 
@@ -101,7 +101,7 @@ def render_panel(
     configs = {name: replace(config, mean=own.mean, std=own.std) for name, own in normalizations.items()}
     networks = {name: FeatureExtractor(subject, (), configs[name], place, inputs) for name, subject in named.items()}
     asked = _asked(networks, layer, units, own_units or {}, axis)
-    renderings, cross = _render_together(networks, asked, transform, progress)
+    renderings, cross = _render_together(networks, asked, robustness, progress)
     panel = Panel(
         asked.layer,
         tuple(asked.units),
@@ -157,7 +157,7 @@ def _asked(
 def _render_together(
     subjects: Mapping[str, FeatureExtractor],
     asked: _Asked,
-    transform: Callable[[Tensor], Tensor] | None,
+    robustness: Robustness | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Renderings], Tensor]:
     """Renderings of every subject from shared starts, and the cross scores (unit, image of, seen by)."""
@@ -170,7 +170,7 @@ def _render_together(
         )
         for name, subject in subjects.items()
     }
-    rendered = render_together(extractors, keys, transform, progress)
+    rendered = render_together(extractors, keys, robustness, progress)
     parts = {name: _blanked(part, missing[name]) for name, part in rendered.items()}
     cross = cross_scores(extractors, parts)
     absent = torch.stack(list(missing.values()), 1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.data import Data
@@ -21,6 +21,7 @@ from featviz.merging.merge import merge
 from featviz.panel import Panel
 from featviz.panel_rendering import render_panel
 from featviz.rendering import Renderings, ordinary_modes, resolve_device, uncompiled
+from featviz.rendering.robustness.presets import Robustness
 from featviz.subjects import Subject, as_subject, input_channels
 from featviz.units import parse_units
 from featviz.weights.checks import check_same_architecture
@@ -109,7 +110,7 @@ def render_unit_triplet(
     data: Data | None = None,
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
     device: torch.device | str | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    robustness: Robustness | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Triplets:
     """Render units of a layer in A, in B permuted into A's basis, and in the merged network.
@@ -132,7 +133,7 @@ def render_unit_triplet(
         data: batches `x` or `(x, label)` for the matching and for the repair of the merge.
         config: size, steps, seed and the rest; `config.batch` units are rendered together, by default as many as fit.
         device: None: where the models are.
-        transform, progress: see `render_panel`.
+        robustness, progress: see `render_panel`.
 
     Raises:
         UnitError: a layer or unit that the network does not have. ModelError: models of different architecture, or NaN.
@@ -160,7 +161,7 @@ def render_unit_triplet(
     strongest = {"A": [match.a for match in matches], "B": [match.b for match in matches]} if mixed else None
     panel = render_panel(
         subjects, layer, rows, own_units=strongest, axis=indexer.units(layer).axis, config=config, device=device,
-        transform=transform, progress=progress,
+        robustness=robustness, progress=progress,
     )  # fmt: skip
     shown = {part.name: getattr(panel, part.name) for part in fields(panel)}
     return Triplets(

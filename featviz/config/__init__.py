@@ -8,6 +8,7 @@ from featviz.config.ranges import each, in_range, number, numbers
 from featviz.errors import AlignmentError, RenderError
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
+ROBUSTNESS = ("affine", "lucid", "strong")
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -37,6 +38,10 @@ class RenderConfig:
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says
     color: str | Matrix3 | None = "imagenet"  # decorrelation matrix, or one measured by color_matrix(data), or None
 
+    robustness: str = option(
+        "affine",
+        "random transforms: affine (one warp, as below), lucid, or strong (perspective, crops, color, blur, noise)",
+    )
     jitter: float = option(1 / 16, "shift of a warp, uniform in +-jitter of the side")
     scale: float = option(0.1, "zoom of a warp, uniform in 1 +- scale")
     rotation: float = option(10.0, "of a warp in degrees, uniform in +-rotation")
@@ -68,6 +73,7 @@ class RenderConfig:
         choices = {
             "parameterization": PARAMETERIZATIONS,
             "schedule": ("constant", "cosine"),
+            "robustness": ROBUSTNESS,
             "border": ("reflection", "border", "zeros"),
             "precision": ("auto", "float32", "bfloat16", "float64"),
             "backend": ("auto", "eager"),

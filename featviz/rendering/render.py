@@ -19,10 +19,12 @@ from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor, recorded_layers
 from featviz.rendering.objectives import Neuron, Objective, as_objective, channel, units_first
 from featviz.rendering.optimize.batching import memory_of
-from featviz.rendering.optimize.loop import Progress, Transform, ascend
+from featviz.rendering.optimize.loop import Progress, ascend
 from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient, warn_of_dead_units
 from featviz.rendering.receptive_field import at_receptive_field
+from featviz.rendering.robustness.presets import Robustness, seeded_robustness
+from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.subjects import Subject, as_subject
 from featviz.units import format_unit, parse_units
 from featviz.weights.checks import check_finite
@@ -37,7 +39,7 @@ def render(
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
     *,
     device: torch.device | str | None = None,
-    transform: Transform | None = None,
+    robustness: Robustness | None = None,
     progress: Progress | None = None,
     axis: int | None = None,
     images: int | None = None,
@@ -57,7 +59,9 @@ def render(
         what: "layer:17", "layer:0-15", "layer" (all its units), a list of such; an `Objective`; or any lucid-
             or lucent-style callable on T(layer) that gives a loss to minimise.
         device: "cuda", "cuda:1", "cpu", ...; None: where the model is.
-        transform: images (unit, c, h, w) in [0, 1] -> what the network is fed, in place of the random warps.
+        robustness: the random transforms of the images; None: `config.robustness`. A preset's name, a kornia augmentation or
+            `AugmentationSequential`, or any differentiable callable from images (unit, c, h, w) in [0, 1] to what the network
+            is fed. What it draws from the global generators follows from the unit's seed and the step.
         progress: called after each step with (steps done, steps to do), one per image and step; units of
             several layers are counted in turn.
         axis: the axis of the units in the layer's output; None: 1, or the last one of tokens and of a linear
@@ -80,6 +84,7 @@ def render(
     if canvas not in ("full", "receptive_field"):
         raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
     network = FeatureExtractor(subject, (), config, resolve_device(device, subject.model), inputs)
+    transform = seeded_robustness(robustness, config, network.channels)
     check_finite(network.net, subject.name or "the network")
     if canvas == "receptive_field":
         if not isinstance(what, Neuron):
@@ -119,7 +124,7 @@ def _keys(extractor: FeatureExtractor, objective: Objective, count: int) -> list
 def _render_units(
     network: FeatureExtractor,
     specs: Sequence[str],
-    transform: Transform | None,
+    transform: SeededTransform | None,
     progress: Progress | None,
     axis: int | None,
 ) -> Renderings:
@@ -152,7 +157,7 @@ def _render(
     objective: Objective,
     keys: Sequence[Any],
     names: Sequence[str],
-    transform: Transform | None,
+    transform: SeededTransform | None,
     progress: Progress | None,
 ) -> Renderings:
     """Start where the units have a gradient, ascend, and report the dead."""

@@ -14,10 +14,11 @@ from featviz.errors import RenderError
 from featviz.rendering.network.cut_network import resolve_layer
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective, channel
-from featviz.rendering.optimize.loop import Progress, Transform, ascend, score_images
+from featviz.rendering.optimize.loop import Progress, ascend, score_images
 from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.optimize.restarts import starts_with_gradient
 from featviz.rendering.render import layer_width
+from featviz.rendering.robustness.presets import Robustness, seeded_robustness
 from featviz.subjects import Subject, Subjects, common_channels, named_subjects
 from featviz.weights.checks import check_finite
 
@@ -85,7 +86,7 @@ def unit_extractors(
 def render_together(
     networks: Mapping[str, Scored],
     keys: Sequence[Hashable],
-    transform: Transform | None = None,
+    robustness: Robustness | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Renderings]:
     """Images of the same units in several networks, from shared starts.
@@ -93,9 +94,11 @@ def render_together(
     Args:
         networks: by name, an extractor and the objective of its images; as many images for each.
         keys: one per image, see `seeded_starts`.
-        transform: as for `ascend`.
+        robustness: as for `render`.
         progress: called with (steps done, steps to do) over all networks.
     """
+    first, _ = next(iter(networks.values()))
+    transform = seeded_robustness(robustness, first.config, first.channels)
     starts = starts_with_gradient(list(networks.values()), keys, transform)
     return {
         name: ascend(extractor, objective, starts, transform, share_of_progress(progress, number, len(networks)))

@@ -136,7 +136,7 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
         with place:
             net = TinyResNet()
         extractor = FeatureExtractor(net, ("bn2",), config, place)
-        faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart)
+        faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart, start.seeds)
         ascent = loop.Ascent(extractor, channel("bn2", [0, 1, 2]), faked)
         for _ in range(2):
             ascent.step()

@@ -25,11 +25,13 @@ class Starts:
         and down are positive), scale (1 leaves the size, more enlarges), angle in degrees (clockwise is positive). At least
         one step, also where no step will be made: whether a unit has a gradient is tried under the first warp.
     restart: (unit,) which of its starts each unit has, 0 for the first; on the CPU.
+    seeds: (unit,) int64 of the transforms that take the place of the warps; on the CPU.
     """
 
     values: Tensor
     warps: Tensor
     restart: Tensor
+    seeds: Tensor
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -38,21 +40,29 @@ class Starts:
         """The starts of the units at `index`, in that order."""
         rows = torch.as_tensor(index, dtype=torch.long)
         on_device = rows.to(self.values.device)
-        return Starts(self.values[on_device], self.warps[:, on_device], self.restart[rows.cpu()])
+        return Starts(
+            self.values[on_device], self.warps[:, on_device], self.restart[rows.cpu()], self.seeds[rows.cpu()]
+        )
 
     def replace(self, index: Sequence[int] | Tensor, other: "Starts") -> "Starts":
         """These starts, where the units at `index` have those of `other` (as many, in that order)."""
         rows = torch.as_tensor(index, dtype=torch.long)
         on_device = rows.to(self.values.device)
-        values, warps, restart = self.values.clone(), self.warps.clone(), self.restart.clone()
-        values[on_device], warps[:, on_device], restart[rows.cpu()] = other.values, other.warps, other.restart
-        return Starts(values, warps, restart)
+        values, warps, restart, seeds = (x.clone() for x in (self.values, self.warps, self.restart, self.seeds))
+        values[on_device], warps[:, on_device] = other.values, other.warps
+        restart[rows.cpu()], seeds[rows.cpu()] = other.restart, other.seeds
+        return Starts(values, warps, restart, seeds)
 
 
 def generator(*key: Hashable) -> torch.Generator:
     """A CPU generator seeded by the BLAKE2b digest of the key's `repr` (ints, strings and tuples of them)."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def seed_of(*key: Hashable) -> int:
+    """A number from 0 to 2**63 - 1: the BLAKE2b digest of the key's `repr`."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little") >> 1
 
 
 def seeded_starts(
@@ -82,4 +92,5 @@ def seeded_starts(
     identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     start = torch.stack(values) if values else torch.empty(0, *shape)
     uniform = torch.stack(warps, 1) if warps else torch.empty(steps, 0, 4)
-    return Starts(start.to(dtype), (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart))
+    seeds = torch.tensor([seed_of(config.seed, key, restart, "transform") for key in keys], dtype=torch.int64)
+    return Starts(start.to(dtype), (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart), seeds)

@@ -22,9 +22,9 @@ from featviz.rendering.objectives import Objective
 from featviz.rendering.optimize.batching import in_batches
 from featviz.rendering.optimize.malloc import keep_freed_memory
 from featviz.rendering.optimize.renderings import Renderings
+from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
 
-Transform = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
 
 
@@ -32,7 +32,7 @@ def ascend(
     extractor: FeatureExtractor,
     objective: Objective,
     starts: Starts,
-    transform: Transform | None = None,
+    transform: SeededTransform | None = None,
     progress: Progress | None = None,
 ) -> Renderings:
     """Optimise the images of all units for `extractor.config.steps` steps of Adam, a batch of units at a time.
@@ -41,9 +41,7 @@ def ascend(
         extractor: of the objective's layers; its config is that of the ascent.
         objective: a score per image; one that couples its images gets them all in one batch.
         starts: starts and warp parameters; their units are the objective's images.
-        transform: in place of the warps: images (unit, c, h, w) in [0, 1] -> what the network is fed,
-            differentiable (for example a `kornia.augmentation` pipeline). Its randomness is its own, so that
-            a unit's image may then depend on its batch.
+        transform: in place of the warps.
         progress: called after every step with (steps done, steps to do), one per image and step.
 
     Raises:
@@ -68,7 +66,11 @@ class Ascent:
     """The ascent of one batch, step by step."""
 
     def __init__(
-        self, extractor: FeatureExtractor, objective: Objective, starts: Starts, transform: Transform | None = None
+        self,
+        extractor: FeatureExtractor,
+        objective: Objective,
+        starts: Starts,
+        transform: SeededTransform | None = None,
     ) -> None:
         config, device = extractor.config, extractor.device
         self._extractor, self._objective, self._transform = extractor, objective, transform
@@ -85,7 +87,8 @@ class Ascent:
         self._matrices = sampling_matrices(starts.warps, config.image_hw).to(device, extractor.dtype)
         self._trace = torch.full((config.steps, len(starts)), torch.nan, device=device, dtype=extractor.dtype)
         self._steps_with_gradient = torch.zeros(len(starts), device=device, dtype=torch.long)
-        self._restart = starts.restart
+        self._restart, self._seeds = starts.restart, starts.seeds.tolist()
+        self._done = 0  # steps, as the host counts them
         self._number = torch.zeros(1, device=device, dtype=torch.long)  # of the step, where the work is done
         # A transform and a callable may draw numbers on the host, which a recording would repeat.
         repeatable = transform is None and objective.layers is not None
@@ -97,7 +100,8 @@ class Ascent:
         self._rate.copy_(self._rates.index_select(0, self._number).squeeze(0))
         images = self._image()
         matrices = self._matrices.index_select(0, self._number).squeeze(0)
-        fed = _network_input(extractor, images, matrices, self._transform)
+        fed = _network_input(extractor, images, matrices, self._transform, self._seeds, self._done)
+        self._done += 1
         score = _score(extractor, self._objective, images, fed)
         gradient = _gradient(score, values)
         usable = _usable(gradient)
@@ -130,7 +134,7 @@ def has_gradient(
     extractor: FeatureExtractor,
     objective: Objective,
     starts: Starts,
-    transform: Transform | None = None,
+    transform: SeededTransform | None = None,
     once: bool = False,
 ) -> Tensor:
     """Which units have a gradient at their start under their first warp, finite and not zero: (unit,) bool on the CPU.
@@ -146,7 +150,7 @@ def has_gradient(
         image = parameterization(part.values.to(extractor.device, extractor.dtype), config)
         matrices = sampling_matrices(part.warps[0], config.image_hw).to(extractor.device, extractor.dtype)
         images = image()
-        fed = _network_input(extractor, images, matrices, transform)
+        fed = _network_input(extractor, images, matrices, transform, part.seeds.tolist(), 0)
         score = _score(extractor, objective.select(rows), images, fed, once=once)
         return _usable(_gradient(score, image.values)).cpu()
 
@@ -179,17 +183,22 @@ def _check_number(objective: Objective, starts: Starts) -> None:
 
 
 def _network_input(
-    extractor: FeatureExtractor, images: Tensor, matrices: Tensor, transform: Transform | None
+    extractor: FeatureExtractor,
+    images: Tensor,
+    matrices: Tensor,
+    transform: SeededTransform | None,
+    seeds: list[int],
+    step: int,
 ) -> Tensor:
     """What the network sees at a step."""
     config = extractor.config
     if transform is None:
         return resample(images, matrices, config.input_hw, config.border, extractor.mean)
-    seen = transform(images)
-    return seen if config.input_size is None else _resized(seen, config.input_hw)
+    seen = transform(images, seeds, step)
+    return seen if config.input_size is None else resized(seen, config.input_hw)
 
 
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return warp(images, identity_warps(len(images), images), size, "border")
@@ -198,7 +207,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _plain_score(extractor: FeatureExtractor, objective: Objective, images: Tensor) -> Tensor:
     h, w = images.shape[-2:]
     size = (h, w) if extractor.config.input_size is None else extractor.config.input_hw
-    return _score(extractor, objective, images, _resized(images, size), precise=True)
+    return _score(extractor, objective, images, resized(images, size), precise=True)
 
 
 def _score(

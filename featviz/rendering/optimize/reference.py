@@ -14,7 +14,8 @@ from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Activations, Objective
 from featviz.rendering.optimize.batching import in_batches
-from featviz.rendering.optimize.loop import learning_rate
+from featviz.rendering.optimize.loop import learning_rate, resized
+from featviz.rendering.robustness.presets import seeded_robustness
 from featviz.rendering.robustness.warps import resample, sampling_matrices
 
 
@@ -54,7 +55,12 @@ def ascend_beside(
     total = len(starts) * config.steps
     matrices = sampling_matrices(starts.warps, config.image_hw)
 
-    def fed(images: Tensor, at_step: Tensor) -> Tensor:
+    transform = seeded_robustness(None, config, extractor.channels)
+
+    def fed(images: Tensor, rows: list[int], step: int) -> Tensor:
+        if transform is not None:
+            return resized(transform(images, starts.seeds[rows].tolist(), step), config.input_hw)
+        at_step = matrices[step, rows].to(extractor.device, extractor.dtype)
         return resample(images, at_step, config.input_hw, config.border, extractor.mean)
 
     def work(rows: list[int]) -> Tensor:
@@ -63,10 +69,9 @@ def ascend_beside(
         photographs = references[rows].to(extractor.device, extractor.dtype)
         adam = torch.optim.Adam([images.values], lr=config.lr, betas=(config.beta1, 0.999), maximize=True)
         for step in range(config.steps):
-            at_step = matrices[step, rows].to(extractor.device, extractor.dtype)
             with torch.no_grad():
-                reference = extractor(fed(photographs, at_step))
-            score = own.compare(extractor(fed(images(), at_step)).__getitem__, reference.__getitem__)
+                reference = extractor(fed(photographs, rows, step))
+            score = own.compare(extractor(fed(images(), rows, step)).__getitem__, reference.__getitem__)
             (gradient,) = torch.autograd.grad(score.sum(), images.values)
             images.values.grad = gradient.nan_to_num(0, 0, 0).contiguous()
             adam.param_groups[0]["lr"] = learning_rate(config, step)

@@ -13,13 +13,14 @@ from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
 from featviz.rendering.optimize.batching import memory_of
-from featviz.rendering.optimize.loop import Transform, has_gradient
+from featviz.rendering.optimize.loop import has_gradient
+from featviz.rendering.robustness.seeded_transform import SeededTransform
 
 
 def starts_with_gradient(
     subjects: Sequence[tuple[FeatureExtractor, Objective]],
     keys: Sequence[Hashable],
-    transform: Transform | None = None,
+    transform: SeededTransform | None = None,
 ) -> Starts:
     """One start per unit for all subjects, in which every unit has a gradient where any of `config.restarts` more starts
     gives it one.
