@@ -77,20 +77,23 @@ class _Top:
             self.value = torch.full((self.k, units), -torch.inf, dtype=best.dtype, device=best.device)
             self.image = torch.full((self.k, units), 2**62, dtype=torch.int64, device=best.device)
             self.position, self.label = (torch.full_like(self.image, -1) for _ in "pl")
-        if not bool((best > self.value[-1]).any() | best.isnan().any()):
+        changed = ((best > self.value[-1]) | best.isnan()).any(0).nonzero().squeeze(1)
+        if not len(changed):
             return
-        order = torch.cat([self.value, best]).sort(dim=0, descending=True, stable=True).indices[: self.k]
+        value, image, position, label = (x[:, changed] for x in (self.value, self.image, self.position, self.label))
+        candidates = torch.cat([value, best[:, changed]])
+        order = candidates.sort(dim=0, descending=True, stable=True).indices[: self.k]
         new = order >= self.k
         rows = (order - self.k).clamp_min(0)
-        ranks, units_of_new = new.nonzero(as_tuple=True)
-        chosen = rows[ranks, units_of_new]
+        ranks, columns = new.nonzero(as_tuple=True)
         old = order.clamp_max(self.k - 1)
         given = torch.full_like(numbers, -1) if labels is None else labels
-        self.value = torch.cat([self.value, best]).gather(0, order)
-        self.image = torch.where(new, numbers[rows], self.image.gather(0, old))
-        self.label = torch.where(new, given[rows], self.label.gather(0, old))
-        self.position = self.position.gather(0, old)
-        self.position[ranks, units_of_new] = _first_argmax(maps(chosen, units_of_new))
+        position = position.gather(0, old)
+        position[ranks, columns] = _first_argmax(maps(rows[ranks, columns], changed[columns]))
+        self.value[:, changed] = candidates.gather(0, order)
+        self.image[:, changed] = torch.where(new, numbers[rows], image.gather(0, old))
+        self.label[:, changed] = torch.where(new, given[rows], label.gather(0, old))
+        self.position[:, changed] = position
 
 
 def _maps_of_rows(maps: Maps, rows: Tensor, images: Tensor, units: Tensor) -> Tensor:
