@@ -113,8 +113,8 @@ class Panel(Picture):
         channels = next(iter(self.renderings.values())).images.shape[1]
         height, width = self.config.image_hw
         footer = (
-            f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps} "
-            f"steps{self.made_by}. Activation: mean over the map, without "
+            f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps_told}"
+            f"{self.made_by}. Activation: mean over the map, without "
             f"warps.{self._told_of_fates}{bands_explained(bands, channels)}"
         )
         return grid(self.column_heads(), rows, self.layer, footer, per_line)

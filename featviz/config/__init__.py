@@ -8,6 +8,27 @@ from featviz.config.ranges import each, in_range, number, numbers
 from featviz.errors import AlignmentError, RenderError
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far an ascent goes. Points on the measured curve of quality against time: docs/results.md.
+
+    steps: at most so many. lr: step size of Adam. tolerance: a unit ends when its score gains less than this share of all it
+    has gained within `CONVERGENCE_WINDOW` steps.
+    """
+
+    steps: int
+    lr: float
+    tolerance: float
+
+
+QUALITIES = {
+    "draft": Quality(64, 0.2, 0.1),
+    "standard": Quality(384, 0.1, 0.02),
+    "paper": Quality(1024, 0.05, 0.005),
+}
+CONVERGENCE_WINDOW = 32  # steps
 ROBUSTNESS = ("affine", "lucid", "strong")
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
@@ -26,15 +47,20 @@ class RenderConfig:
     """
 
     size: int | tuple[int, int] = option(224, "side of the images in pixels; or height and width, HEIGHTxWIDTH")
-    steps: int = option(48, "steps of the ascent")  # with this lr more than what lucent reaches in 512
+    quality: str = option("standard", "how far an ascent goes: draft, standard or paper; gives steps and lr")
+    steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random warps")
-    lr: float = option(0.2, "step size of Adam")  # Lucid: 0.05
+    lr: float | None = option(None, "step size of Adam (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
+    weight_decay: float = option(0.1, "of the values per step, times lr (AdamW): noise and needless contrast fade")
+    ema: float = option(
+        0.9, "of the running average of the iterates, which is the image at the end; 0: the last iterate"
+    )
 
     parameterization: str = option("fourier", "fourier, pixel, maco (phases alone), or one that was registered")
     sd: float = option(0.01, "standard deviation of the start")
-    decay: float = option(1.0, "power of 1/frequency in the Fourier parameterization")
+    decay: float = option(1.25, "power of 1/frequency in the Fourier parameterization")
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says
     color: str | Matrix3 | None = "imagenet"  # decorrelation matrix, or one measured by color_matrix(data), or None
 
@@ -72,6 +98,7 @@ class RenderConfig:
             self._set(name, tuple(whole) if isinstance(value, (tuple, list)) else whole[0])
         choices = {
             "parameterization": PARAMETERIZATIONS,
+            "quality": tuple(QUALITIES),
             "schedule": ("constant", "cosine"),
             "robustness": ROBUSTNESS,
             "border": ("reflection", "border", "zeros"),
@@ -100,15 +127,38 @@ class RenderConfig:
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
-            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999),
+            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999), ("ema", 0.0, 0.999), ("weight_decay", 0.0, 10.0),
         ):  # fmt: skip
             value = getattr(self, name)
-            if (name, value) in (("memory", None), ("batch", "auto")):
+            if (name, value) in (("memory", None), ("batch", "auto"), ("steps", None), ("lr", None)):
                 continue
             self._set(name, in_range(name, value, low, high, RenderError))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # a plain number, tuple or None in place of an array's
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps an ascent makes at most; exactly so many where `steps` is given."""
+        return QUALITIES[self.quality].steps if self.steps is None else self.steps
+
+    @property
+    def steps_told(self) -> str:
+        """In words, for the footer of a picture."""
+        return f"{self.steps} steps" if self.steps is not None else f"until converged, at most {self.most_steps} steps"
+
+    @property
+    def step_size(self) -> float:
+        """Of Adam, at the first step."""
+        return QUALITIES[self.quality].lr if self.lr is None else self.lr
+
+    @property
+    def tolerance(self) -> float | None:
+        """A unit ends when its score gains less than this share of all it has gained within `CONVERGENCE_WINDOW` steps.
+
+        None: units end after `steps` steps.
+        """
+        return QUALITIES[self.quality].tolerance if self.steps is None else None
 
     @property
     def image_hw(self) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def throughput(
     specs = [f"{layer}:{unit % width}" for unit in range(count)]
     batch = min(batch, count)
     precision = resolve_precision(config.precision, place)
-    render(model, specs[:batch], replace(config, steps=min(3, config.steps)), device=place)  # warm-up
+    render(model, specs[:batch], replace(config, steps=min(3, config.most_steps)), device=place)  # warm-up
     extractor(torch.rand(batch, channels, *config.input_hw, device=place, dtype=extractor.dtype).requires_grad_())
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
@@ -97,12 +97,12 @@ def throughput(
         step()
     flop = counter.get_total_flops() / batch
     trunk = min(timed(step, place) for _ in range(5)) / batch
-    each = seconds / count / max(1, config.steps)
+    each = seconds / count / max(1, config.most_steps)
     return Throughput(
         torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
         str(precision).removeprefix("torch."),
         count,
-        config.steps,
+        config.most_steps,
         batch,
         seconds,
         1000 * each,

@@ -19,7 +19,7 @@ from featviz.rendering.image.seeding import Starts, seeded_starts
 from featviz.rendering.network import feature_extractor
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import channel
-from featviz.rendering.optimize import loop
+from featviz.rendering.optimize import ascent as ascent_module
 from featviz.subjects import Normalization
 
 CONFIG = featviz.RenderConfig(size=12, steps=WARM + 12, precision="float64", batch=3)
@@ -126,18 +126,18 @@ def test_all_of_a_step_is_on_the_device(variant, monkeypatch):
     """
     config = replace(CONFIG, **VARIANTS[variant] | {"precision": "float32", "backend": "eager"})
     place = torch.device("cuda", 0)
-    monkeypatch.setattr(loop, "_gradient", lambda score, spectrum: score.sum() * spectrum.detach())
+    monkeypatch.setattr(ascent_module, "gradient_of", lambda score, spectrum: score.sum() * spectrum.detach())
     known = Normalization((0.5,) * 3, (0.25,) * 3, "the test")  # reads values
     monkeypatch.setattr(feature_extractor, "input_normalization", lambda *args: known)
     given: list[Tensor] = []
-    monkeypatch.setattr(torch, "_fused_adam_", lambda *args, **kwargs: given.extend(tree_leaves((args, kwargs))))
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *args, **kwargs: given.extend(tree_leaves((args, kwargs))))
     start = seeded_starts(config, [0, 1, 2], 3)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with place:
             net = TinyResNet()
         extractor = FeatureExtractor(net, ("bn2",), config, place)
         faked = Starts(mode.from_tensor(start.values), mode.from_tensor(start.warps), start.restart, start.seeds)
-        ascent = loop.Ascent(extractor, channel("bn2", [0, 1, 2]), faked)
+        ascent = ascent_module.Ascent(extractor, channel("bn2", [0, 1, 2]), faked)
         for _ in range(2):
             ascent.step()
         found = [tensor for tensor in given if isinstance(tensor, Tensor)]

@@ -125,8 +125,9 @@ class Accentuations(PictureComparison):
         near = ", ".join(dict.fromkeys(self.near.values()))
         footer = (
             f"Every image starts from the photograph and stays within {self.change:.0%} of it in {near}; "
-            f"{self.config.steps} steps, seed {self.config.seed}. Activation: mean over the map, photograph -> image. Change: "
-            "size of the change, one scale per row. x reaches: rise of x's activation by this image, over the rise by its own."
+            f"{self.config.steps_told}, seed {self.config.seed}. Activation: mean over the map, photograph -> image. "
+            "Change: size of the change, one scale per row. x reaches: rise of x's activation by this image, over the rise by "
+            "its own."
         )
         columns = ["photograph", *(head for name in self.subjects for head in (name, "change"))]
         return grid(columns, [self._row(row, bands) for row in range(len(self.photographs))], self.title, footer)
@@ -217,7 +218,7 @@ def accentuate(
     photographs = photographs.expand(len(rows), -1, -1, -1).contiguous()
     place = resolve_device(device, next(iter(named.values())).model)
     nears = {name: near or _early_layer(subject.model, layer) for name, subject in named.items()}
-    lower = replace(config, lr=config.lr * LEARNING_RATE)
+    lower = replace(config, lr=config.step_size * LEARNING_RATE)
     extractors: dict[str, Scored] = {}
     for name, subject in named.items():
         extractors |= unit_extractors({name: subject}, layer, own, lower, place, axis, [nears[name]])

@@ -90,8 +90,8 @@ class Variants(PictureComparison):
         variants = next(iter(self.images.values())).shape[1]
         footer = (
             f"Variants of one unit differ by their starts (seed {self.config.seed}, the same in every row of a unit) and by "
-            f"diversity {self.diversity:g}; {self.config.steps} steps. In brackets: what each network makes of the image, over "
-            "the mean that its own variants reach."
+            f"diversity {self.diversity:g}; {self.config.steps_told}. In brackets: what each network makes of the image, "
+            "over the mean that its own variants reach."
         )
         rows = []
         for row in range(len(self.cross)):

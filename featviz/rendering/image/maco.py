@@ -21,6 +21,7 @@ class Maco(Parameterization):
 
     magnitude: Tensor
     onesided: Tensor
+    zero_is_gray = False
 
     def __init__(self, start: Tensor, config: RenderConfig) -> None:
         super().__init__(torch.atan2(start[..., 1], start[..., 0]).contiguous(), config)

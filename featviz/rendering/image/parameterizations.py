@@ -24,7 +24,7 @@ One test runs over all registered parameterizations (`tests/rendering/test_param
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,9 @@ class Parameterization(nn.Module):
 
     values: nn.Parameter
     color: Tensor | None
+    zero_is_gray: ClassVar[bool] = (
+        True  # whether values of 0 make a gray image: then `config.weight_decay` pulls them there
+    )
 
     def __init__(self, start: Tensor, config: RenderConfig) -> None:
         super().__init__()

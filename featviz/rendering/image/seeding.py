@@ -81,7 +81,7 @@ def seeded_starts(
         restart: 0, 1, 2, ...; each gives a unit another start and other warps.
     """
     shape = parameterization_class(config).start_shape(channels, config)
-    steps = max(config.steps, 1)
+    steps = max(config.most_steps, 1)
     values, warps = [], []
     for key in keys:
         normal = generator(config.seed, key, restart, "start")

@@ -13,8 +13,8 @@ from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Activations, Objective
+from featviz.rendering.optimize.ascent import learning_rate, resized
 from featviz.rendering.optimize.batching import in_batches
-from featviz.rendering.optimize.loop import learning_rate, resized
 from featviz.rendering.robustness.presets import seeded_robustness
 from featviz.rendering.robustness.warps import resample, sampling_matrices
 
@@ -41,7 +41,7 @@ def ascend_beside(
     references: Tensor,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """`extractor.config.steps` steps of Adam from the starts: images (image, c, h, w) in [0, 1], on the CPU.
+    """`extractor.config.most_steps` steps of Adam from the starts: images (image, c, h, w) in [0, 1], on the CPU.
 
     An image depends on its own start, warps and reference alone.
 
@@ -52,7 +52,7 @@ def ascend_beside(
         progress: called after every step with (steps done, steps to do), one per image and step.
     """
     config = extractor.config
-    total = len(starts) * config.steps
+    total = len(starts) * config.most_steps
     matrices = sampling_matrices(starts.warps, config.image_hw)
 
     transform = seeded_robustness(None, config, extractor.channels)
@@ -67,8 +67,8 @@ def ascend_beside(
         own = objective.select(rows)
         images = parameterization(starts.values[rows].to(extractor.device, extractor.dtype), config)
         photographs = references[rows].to(extractor.device, extractor.dtype)
-        adam = torch.optim.Adam([images.values], lr=config.lr, betas=(config.beta1, 0.999), maximize=True)
-        for step in range(config.steps):
+        adam = torch.optim.Adam([images.values], lr=config.step_size, betas=(config.beta1, 0.999), maximize=True)
+        for step in range(config.most_steps):
             with torch.no_grad():
                 reference = extractor(fed(photographs, rows, step))
             score = own.compare(extractor(fed(images(), rows, step)).__getitem__, reference.__getitem__)
@@ -77,7 +77,7 @@ def ascend_beside(
             adam.param_groups[0]["lr"] = learning_rate(config, step)
             adam.step()
             if progress:
-                progress(rows[0] * config.steps + (step + 1) * len(rows), total)
+                progress(rows[0] * config.most_steps + (step + 1) * len(rows), total)
         with torch.no_grad():
             return images().float().cpu()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,10 +15,11 @@ class Renderings:
     images: (unit, c, h, w) float32 in [0, 1].
     score: (unit,) of the final image without transforms, at full precision (float32, or float64 where asked
         for).
-    trace: (step, unit) of the scores during the ascent, each under that step's warp.
+    trace: (step, unit) of the scores during the ascent, each under that step's transform; NaN after a unit's last step.
     dead: (unit,) bool: the ascent had no usable gradient or ended without a finite score; the image means
         nothing.
     restart: (unit,) which of the unit's starts was used, 0 the first.
+    steps: (unit,) how many were made.
     """
 
     images: Tensor
@@ -25,6 +27,7 @@ class Renderings:
     trace: Tensor
     dead: Tensor
     restart: Tensor
+    steps: Tensor
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -32,15 +35,19 @@ class Renderings:
     def select(self, index: Sequence[int]) -> "Renderings":
         """Some of them, in the order of `index`."""
         rows = list(index)
-        return Renderings(self.images[rows], self.score[rows], self.trace[:, rows], self.dead[rows], self.restart[rows])
+        dead, restart, steps = (part[rows] for part in (self.dead, self.restart, self.steps))
+        return Renderings(self.images[rows], self.score[rows], self.trace[:, rows], dead, restart, steps)
 
     @staticmethod
     def join(parts: Sequence["Renderings"]) -> "Renderings":
         """One after the other."""
+        most = max(len(part.trace) for part in parts)
+        traces = [F.pad(part.trace, (0, 0, 0, most - len(part.trace)), value=torch.nan) for part in parts]
         return Renderings(
             torch.cat([part.images for part in parts]),
             torch.cat([part.score for part in parts]),
-            torch.cat([part.trace for part in parts], 1),
+            torch.cat(traces, 1),
             torch.cat([part.dead for part in parts]),
             torch.cat([part.restart for part in parts]),
+            torch.cat([part.steps for part in parts]),
         )

@@ -1,0 +1,209 @@
+"""One batch of the ascent: its state, a step, and what it has come to.
+
+Step: parameterization -> images -> random transform of each image -> network -> objective -> sum over units -> gradient with
+respect to the images' parameters alone -> AdamW. The sum keeps the units apart: the gradient of a unit's image is that of its
+own score, whatever it is batched with.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from featviz.config import CONVERGENCE_WINDOW, RenderConfig
+from featviz.rendering.image.parameterizations import parameterization
+from featviz.rendering.image.seeding import Starts
+from featviz.rendering.network.feature_extractor import FeatureExtractor
+from featviz.rendering.objectives import Objective
+from featviz.rendering.optimize.renderings import Renderings
+from featviz.rendering.robustness.seeded_transform import SeededTransform
+from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
+
+
+class Ascent:
+    """The ascent of one batch, step by step.
+
+    The images at the end are those of the running average of the iterates (Polyak & Juditsky 1992): every random transform
+    pushes the last iterate elsewhere, which the average does not follow. Its weight of step k is max(1 - ema, 1 / k).
+
+    Args:
+        extractor: of the objective's layers; its config is that of the ascent.
+        objective: a score per image.
+        starts: starts, warp parameters and seeds; their units are the objective's images.
+        transform: in place of the warps.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        objective: Objective,
+        starts: Starts,
+        transform: SeededTransform | None = None,
+    ) -> None:
+        config, device = extractor.config, extractor.device
+        self._extractor, self._objective, self._transform = extractor, objective, transform
+        self._starts = starts
+        self._image = parameterization(starts.values.to(device, extractor.dtype), config)
+        on_cuda = device.type == "cuda"
+        kind = {"device": device, "dtype": torch.float64 if device.type == "cpu" else torch.float32}
+        steps = config.most_steps
+        self._rates = torch.tensor([learning_rate(config, step) for step in range(steps)], **kind)
+        weights = [max(1 - config.ema, 1 / (step + 1)) for step in range(steps)]
+        self._weights = torch.tensor(weights, device=device, dtype=extractor.dtype)
+        self._average = self._image.values.detach().clone()
+        self._rate = torch.zeros((), **kind)
+        self._adam = torch.optim.AdamW(
+            [self._image.values], betas=(config.beta1, 0.999), maximize=True, fused=on_cuda or device.type == "cpu",
+            capturable=on_cuda, weight_decay=config.weight_decay if self._image.zero_is_gray else 0.0,
+        )  # fmt: skip
+        self._adam.param_groups[0]["lr"] = self._rate
+        self._matrices = sampling_matrices(starts.warps, config.image_hw).to(device, extractor.dtype)
+        self._trace = torch.full((steps, len(starts)), torch.nan, device=device, dtype=extractor.dtype)
+        self._steps_with_gradient = torch.zeros(len(starts), device=device, dtype=torch.long)
+        self._seeds = starts.seeds.tolist()
+        self._done = 0  # steps, as the host counts them where no graph is replayed
+        self._number = torch.zeros(1, device=device, dtype=torch.long)  # of the step, where the work is done
+        # A transform and a callable may draw numbers on the host, which a recording would repeat.
+        repeatable = transform is None and objective.layers is not None
+        self.step = extractor.backend.repeated(self._step) if repeatable else self._step
+
+    def _step(self) -> None:
+        """One step of all units. What changes from step to step is read from the device: see `cuda_graph.py`."""
+        values, extractor = self._image.values, self._extractor
+        self._rate.copy_(self._rates.index_select(0, self._number).squeeze(0))
+        images = self._image()
+        matrices = self._matrices.index_select(0, self._number).squeeze(0)
+        fed = network_input(extractor, images, matrices, self._transform, self._seeds, self._done)
+        self._done += 1
+        score = score_of(extractor, self._objective, images, fed)
+        gradient = gradient_of(score, values)
+        usable = is_usable(gradient)
+        gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
+        values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
+        self._adam.step()
+        self._average.lerp_(values.detach(), self._weights.index_select(0, self._number).squeeze(0))
+        self._trace.index_copy_(0, self._number, score.detach()[None])
+        self._steps_with_gradient += usable
+        self._number += 1
+
+    @property
+    def config(self) -> RenderConfig:
+        """Of the ascent."""
+        return self._extractor.config
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the objective couples its images, so that they end together."""
+        return self._objective.coupled
+
+    def converged(self, steps: int, tolerance: float) -> Tensor:
+        """Which units gained less than a share `tolerance` of all they have gained in the last `CONVERGENCE_WINDOW` steps.
+
+        Means over windows are compared, since every score is that of one random transform. (unit,) bool on the CPU; False in
+        the first two windows; True for a unit without a finite score.
+
+        Args:
+            steps: how many have been made.
+        """
+        if steps < 2 * CONVERGENCE_WINDOW:
+            return torch.zeros(len(self._starts), dtype=torch.bool)
+        trace = self._trace[:steps].double() if self._trace.device.type == "cpu" else self._trace[:steps]
+        now, before = trace[-CONVERGENCE_WINDOW:].mean(0), trace[-2 * CONVERGENCE_WINDOW : -CONVERGENCE_WINDOW].mean(0)
+        first = trace[: CONVERGENCE_WINDOW // 8].mean(0)
+        return ~(now - before > tolerance * (now - first)).cpu()
+
+    def select(self, places: Sequence[int]) -> "Ascent":
+        """The ascent of some of the units, which goes on where they are."""
+        new = Ascent(
+            self._extractor, self._objective.select(list(places)), self._starts.select(places), self._transform
+        )
+        on_device = torch.tensor(places, device=self._trace.device)
+        with torch.no_grad():
+            new._image.values.copy_(self._image.values[on_device])
+        new._average = self._average[on_device]
+        new._trace, new._steps_with_gradient = self._trace[:, on_device], self._steps_with_gradient[on_device]
+        new._number, new._done = self._number.clone(), self._done
+        for name, state in self._adam.state[self._image.values].items():
+            new._adam.state[new._image.values][name] = state.clone() if state.ndim == 0 else state[on_device]
+        return new
+
+    def renderings(self, places: Sequence[int] | None = None) -> Renderings:
+        """What the ascents of some of the units, or of all, have come to."""
+        rows = list(range(len(self._starts))) if places is None else list(places)
+        with torch.no_grad():
+            images = functional_call(self._image, {"values": self._average}, ())[rows]
+            score = plain_score(self._extractor, self._objective.select(rows), images)
+        steps = int(self._number)
+        # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
+        usable = self._steps_with_gradient[rows]
+        dead = (usable < max(1, steps // 10)) & (steps > 0) | ~score.isfinite()
+        return Renderings(
+            images.float().cpu(),
+            score.cpu(),
+            self._trace[:steps, rows].cpu(),
+            dead.cpu(),
+            self._starts.restart[rows],
+            torch.full((len(rows),), steps),
+        )
+
+
+def learning_rate(config: RenderConfig, step: int) -> float:
+    """Of one step: `config.step_size`, or its cosine from there to 0 (SGDR without restarts, Loshchilov & Hutter 2017)."""
+    if config.schedule == "constant":
+        return config.step_size
+    return config.step_size * (1 + math.cos(math.pi * step / config.most_steps)) / 2
+
+
+def network_input(
+    extractor: FeatureExtractor,
+    images: Tensor,
+    matrices: Tensor,
+    transform: SeededTransform | None,
+    seeds: list[int],
+    step: int,
+) -> Tensor:
+    """What the network sees at a step."""
+    config = extractor.config
+    if transform is None:
+        return resample(images, matrices, config.input_hw, config.border, extractor.mean)
+    seen = transform(images, seeds, step)
+    return seen if config.input_size is None else resized(seen, config.input_hw)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return warp(images, identity_warps(len(images), images), size, "border")
+
+
+def plain_score(extractor: FeatureExtractor, objective: Objective, images: Tensor) -> Tensor:
+    h, w = images.shape[-2:]
+    size = (h, w) if extractor.config.input_size is None else extractor.config.input_hw
+    return score_of(extractor, objective, images, resized(images, size), precise=True)
+
+
+def score_of(
+    extractor: FeatureExtractor,
+    objective: Objective,
+    images: Tensor,
+    fed: Tensor,
+    precise: bool = False,
+    once: bool = False,
+) -> Tensor:
+    return objective.score(extractor(fed, images, precise, once).__getitem__).to(extractor.dtype)
+
+
+def gradient_of(score: Tensor, values: Tensor) -> Tensor:
+    """Of the sum of the scores; zero where the score does not depend on the images at all."""
+    if not score.requires_grad:
+        return torch.zeros_like(values)
+    (gradient,) = torch.autograd.grad(score.sum(), values, allow_unused=True, materialize_grads=True)
+    return gradient
+
+
+def is_usable(gradient: Tensor) -> Tensor:
+    """Per unit: finite and not zero."""
+    size = torch.linalg.vector_norm(gradient.flatten(1), 1, 1)
+    return size.isfinite() & (size > 0)
