@@ -24,9 +24,9 @@ class Quality:
 
 
 QUALITIES = {
-    "draft": Quality(64, 0.2, 0.1),
-    "standard": Quality(384, 0.1, 0.02),
-    "paper": Quality(1024, 0.05, 0.005),
+    "draft": Quality(48, 0.3, 0.03),
+    "standard": Quality(384, 0.15, 0.03),
+    "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
 ROBUSTNESS = ("affine", "lucid", "strong")
@@ -53,9 +53,9 @@ class RenderConfig:
     lr: float | None = option(None, "step size of Adam (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
-    weight_decay: float = option(0.1, "of the values per step, times lr (AdamW): noise and needless contrast fade")
+    weight_decay: float = option(0.07, "of the values per step, times lr (AdamW): noise and needless contrast fade")
     ema: float = option(
-        0.9, "of the running average of the iterates, which is the image at the end; 0: the last iterate"
+        0.95, "of the running average of the iterates, which is the image at the end; 0: the last iterate"
     )
 
     parameterization: str = option("fourier", "fourier, pixel, maco (phases alone), or one that was registered")
@@ -127,7 +127,8 @@ class RenderConfig:
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
-            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999), ("ema", 0.0, 0.999), ("weight_decay", 0.0, 10.0),
+            ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999), ("ema", 0.0, 0.999),
+            ("weight_decay", 0.0, 10.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if (name, value) in (("memory", None), ("batch", "auto"), ("steps", None), ("lr", None)):

@@ -147,6 +147,42 @@ def test_progress_counts_all_steps_of_all_batches():
     assert seen == [(2 * (i + 1), 18) for i in range(6)] + [(13 + i, 18) for i in range(6)]
 
 
+CONVERGING = replace(CONFIG, steps=None, rotation=0, scale=0)
+
+
+def test_a_unit_ends_when_its_score_has_converged_whatever_it_is_batched_with():
+    model = net()
+    together = render(model, "3:0-5", CONVERGING)
+    assert len(set(together.steps.tolist())) > 1
+    assert together.steps.max() <= CONVERGING.most_steps
+    for unit in range(6):
+        alone = render(model, f"3:{unit}", CONVERGING)
+        assert alone.steps[0] == together.steps[unit]
+        torch.testing.assert_close(alone.images[0], together.images[unit], atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.trace[:, 0], together.trace[: alone.steps[0], unit])
+        assert together.trace[alone.steps[0] :, unit].isnan().all()
+        exact = render(model, f"3:{unit}", replace(CONVERGING, steps=int(alone.steps[0]), lr=CONVERGING.step_size))
+        torch.testing.assert_close(
+            alone.images, exact.images, atol=1e-6, rtol=0
+        )  # the steps are those of a longer ascent
+
+
+def test_images_that_are_coupled_end_together():
+    result = render(net(), channel("3", [0, 1, 2]) + 0.1 * diversity("3"), CONVERGING)
+    assert len(set(result.steps.tolist())) == 1
+
+
+def test_steps_that_are_given_are_made_by_every_unit():
+    assert render(net(), "3:0-5", replace(CONVERGING, steps=100)).steps.tolist() == [100] * 6
+
+
+def test_the_progress_of_units_that_converge_never_goes_back_and_ends_at_all():
+    seen = []
+    render(net(), "3:0-5", CONVERGING, progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (6 * CONVERGING.most_steps,) * 2
+
+
 def test_a_lucent_objective_drives_the_ascent_as_it_is():
     model, config = net(), replace(CONFIG, steps=20)
     same = channel("3", 4)
@@ -349,7 +385,7 @@ def test_a_cosine_schedule_goes_from_the_learning_rate_to_nothing():
 @pytest.mark.parametrize("kind", ["fourier", "pixel", "maco"])
 def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind):
     """Fused AdamW goes by the place of a number in memory: a gradient with other strides would be another image's."""
-    config = replace(FLOAT32, parameterization=kind, steps=30, jitter=0, scale=0, rotation=0, sd=1.0, ema=0)
+    config = replace(FLOAT32, parameterization=kind, steps=30, jitter=0, scale=0, rotation=0, sd=1.0, ema=0.8)
     model = net()
     found = optimized(model, "3", [0, 1], config)
     start = optimized(model, "3", [0, 1], replace(config, steps=0))
@@ -362,9 +398,14 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
     adam = torch.optim.AdamW(
         [painter.values], lr=config.step_size, betas=betas, weight_decay=fading, fused=False, foreach=False
     )
-    for _ in range(config.steps):
+    average = torch.zeros_like(painter.values)
+    for step in range(config.steps):
         adam.zero_grad()
         (-channel("3", [0, 1]).score(extractor(painter()).__getitem__).sum()).backward()
         adam.step()
+        weight = max(0.2, 1 / (step + 1))
+        average = (1 - weight) * average + weight * painter.values.detach()
+    with torch.no_grad():
+        painter.values.copy_(average)
     plain = score_images(extractor, channel("3", [0, 1]), painter().detach())
     torch.testing.assert_close(found.score, plain, rtol=0.02, atol=0.01)
