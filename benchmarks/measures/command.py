@@ -6,7 +6,9 @@ A measure is a module with
     add(parser)               its arguments
     measure(args) -> record   the figures, as plain values
     table(records) -> str     a Markdown table of one or more records
-    plot(record, path)        optional: a picture, written to `gallery/PLOT`
+    plot(records, path)       optional: a picture, written to `gallery/PLOT`
+
+A measure of several records names them in RECORDS, and each record says its own name as "record".
 
 A module without `table` is a tool: it has `add(parser)` and `run(args)`.
 """
@@ -60,11 +62,11 @@ def parser(description: str | None, measures: Sequence[ModuleType]) -> argparse.
 
 
 def keep(measure: ModuleType, record: report.Record) -> None:
-    """Write the record, its section of docs/results.md and its plot."""
-    report.write_record(report.RESULTS / f"{measure.NAME}.json", record)
+    """Write the record, and the measure's section of docs/results.md and plot from all its records that are kept."""
+    report.write_record(report.RESULTS / f"{record.get('record', measure.NAME)}.json", record)
     publish(measure)
     if hasattr(measure, "plot"):
-        measure.plot(record, report.GALLERY / measure.PLOT)
+        measure.plot(records(measure), report.GALLERY / measure.PLOT)
 
 
 def publish(measure: ModuleType) -> None:
@@ -74,6 +76,11 @@ def publish(measure: ModuleType) -> None:
 
 def section(measure: ModuleType) -> str:
     """What docs/results.md has to say of a measure, from the records that are kept."""
-    names = getattr(measure, "RECORDS", (measure.NAME,))
-    records = [json.loads((report.RESULTS / f"{name}.json").read_text()) for name in names]
-    return report.section(measure.NAME, measure.table(records), records)
+    kept = records(measure)
+    return report.section(measure.NAME, measure.table(kept), kept)
+
+
+def records(measure: ModuleType) -> list[report.Record]:
+    """Those of a measure that are kept, in order."""
+    paths = [report.RESULTS / f"{name}.json" for name in getattr(measure, "RECORDS", (measure.NAME,))]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]

@@ -1,5 +1,5 @@
 """Measures of rendering, in the order of the command's help."""
 
-from measures.rendering import ablation, backends, defaults, gpu, memory, odd_networks, quality, threads, throughput
+from measures.rendering import backends, defaults, gpu, memory, odd_networks, pictures, quality, threads, throughput
 
-MEASURES = (throughput, quality, defaults, ablation, memory, backends, threads, odd_networks, gpu)
+MEASURES = (throughput, pictures, quality, defaults, memory, backends, threads, odd_networks, gpu)

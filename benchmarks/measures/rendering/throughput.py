@@ -153,10 +153,11 @@ def table(records: list[Record]) -> str:
     return markdown(HEAD, rows)
 
 
-def plot(record: Record, path: Path) -> None:
+def plot(records: list[Record], path: Path) -> None:
     """Images times steps per second: an axis for every network, a bar for every program."""
     from matplotlib.figure import Figure
 
+    (record,) = records
     cases, here = record["cases"], record["machine"]
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, (name, row) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases.items(), strict=True):

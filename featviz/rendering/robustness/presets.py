@@ -38,12 +38,17 @@ def strong(channels: int, size: tuple[int, int]) -> nn.Module:
 
     The color steps are left out where images do not have three channels.
     """
-    color = [K.ColorJitter(0.1, 0.1, 0.2, 0.03, p=1.0, order=(0, 1, 2, 3))] if channels == 3 else []
+    color = [
+        K.RandomBrightness((0.9, 1.1), p=1.0),
+        K.RandomContrast((0.9, 1.1), p=1.0),
+        K.RandomSaturation((0.8, 1.2), p=1.0),
+        K.RandomHue((-0.03, 0.03), p=1.0),
+    ]
     return K.AugmentationSequential(
         K.RandomAffine(10.0, (1 / 16, 1 / 16), (0.9, 1.1), p=1.0, padding_mode="reflection"),
         K.RandomPerspective(0.2, p=1.0),
         K.RandomResizedCrop(size, (0.6, 1.0), (0.9, 1.1), p=1.0, cropping_mode="resample"),
-        *color,
+        *(color if channels == 3 else []),
         K.RandomGaussianBlur((5, 5), (0.1, 1.0), p=0.5),
         K.RandomErasing((0.02, 0.1), value=0.5, p=0.5),
         K.RandomGaussianNoise(0.0, 0.03, p=1.0),

@@ -1,0 +1,214 @@
+"""Quality of pictures against time, for two dozen configurations of the ascent, on real networks.
+
+    uv run --isolated --group peers python benchmarks/rendering.py pictures lite0 --real real/ --keep
+
+For the first units of an early, a middle and a late layer, every configuration makes one picture of each unit. Activations are
+counted on the unit's natural scale (0 its mean over natural images, 1 its best natural image); the columns are means over units
+and layers:
+
+    activation   of the picture without transforms, as a multiple of what the plain ascent reaches in 512 steps of 0.05
+    lowest       the same of the worst unit
+    unseen       as activation, under transforms that no ascent here has seen: mirrored, blurred, less contrast, noise
+    transfer     what the picture does to the matched unit of an independent training, on that unit's natural scale
+    high         share of energy beyond half the Nyquist frequency
+    saturated    share of values within 0.02 of black or white
+    chroma       over that of natural images
+    seconds      per picture, set-up included
+
+`plain` is Adam from featviz 0.2.0: no average, no weight decay, spectrum 1/f. `--sheets` writes contact sheets.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import featviz
+from featviz.config import QUALITIES, RenderConfig
+from measures.rendering.picture_quality import (
+    activation,
+    chroma,
+    high_frequencies,
+    natural_scales,
+    saturated,
+    unseen_transforms,
+)
+from measures.rendering.real_networks import SIZES, RealNetwork, real_network
+from measures.report import Record, markdown
+
+NAME = "pictures"
+RECORDS = tuple(f"pictures-{name}" for name in SIZES)
+PLOT = "pictures.png"
+REFERENCE = "plain, 512 steps of 0.05"
+HEAD = (
+    "configuration", "steps", "seconds", "activation", "lowest", "unseen", "transfer", "high", "saturated", "chroma",
+)  # fmt: skip
+
+LABELS = ("activation, plain ascent of 512 steps = 1", "energy beyond half the Nyquist frequency")
+STYLES = {
+    "named": {"color": "#c0392b", "marker": "o", "zorder": 3},
+    "plain": {"color": "#2c3e50", "marker": "s"},
+    "others": {"color": "#a6b1b7", "marker": "o"},
+}
+PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0}
+CONFIGURATIONS: dict[str, dict[str, object]] = {
+    REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
+    "plain, 48 steps of 0.2 (featviz 0.2.0)": PLAIN | {"steps": 48, "lr": 0.2},
+    "plain, 256 steps of 0.05": PLAIN | {"steps": 256, "lr": 0.05},
+    "draft": {"quality": "draft"},
+    "standard": {"quality": "standard"},
+    "paper": {"quality": "paper"},
+} | {
+    name: {"steps": 128, "lr": 0.15} | changes
+    for name, changes in {
+        "128 steps": {},
+        "32 steps": {"steps": 32},
+        "64 steps": {"steps": 64},
+        "256 steps": {"steps": 256},
+        "lr 0.1": {"lr": 0.1},
+        "lr 0.3": {"lr": 0.3},
+        "beta1 0.9": {"beta1": 0.9},
+        "cosine schedule": {"schedule": "cosine", "ema": 0.0},
+        "no average": {"ema": 0.0},
+        "no weight decay": {"weight_decay": 0.0},
+        "weight decay 0.2": {"weight_decay": 0.2},
+        "spectrum 1/f": {"decay": 1.0},
+        "spectrum 1/f^1.5": {"decay": 1.5},
+        "half the warps": {"jitter": 1 / 32, "scale": 0.05, "rotation": 5.0},
+        "twice the warps": {"jitter": 1 / 8, "scale": 0.2, "rotation": 20.0},
+        "robustness lucid": {"robustness": "lucid"},
+        "robustness strong": {"robustness": "strong"},
+    }.items()
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", choices=SIZES)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10, for the bundled pair")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="real checkpoints and photographs, for the others")
+    parser.add_argument("--units", type=int, default=32, help="the first of every layer")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
+    parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="write a contact sheet of every configuration")
+
+
+def measure(args: argparse.Namespace) -> Record:
+    torch.set_num_threads(args.threads)
+    network = real_network(args.network, args.data, args.real)
+    scales = natural_scales(network)
+    chosen = {n: c for n, c in CONFIGURATIONS.items() if not args.only or n in (REFERENCE, *args.only)}
+    units = list(range(args.units))
+    rows: dict[str, dict] = {}
+    references: dict[str, Tensor] = {}
+    for name, changes in tqdm(chosen.items()):
+        config = replace(RenderConfig(size=network.size), **changes)
+        cells, shown = {}, []
+        for layer in network.layers:
+            began = time.perf_counter()
+            made = featviz.render(network.subject, [f"{layer}:{unit}" for unit in units], config)
+            seconds = (time.perf_counter() - began) / len(units)
+            own = activation(network, scales, layer, units, made.images, "own")
+            references.setdefault(layer, own)
+            cells[layer] = _figures(network, scales, layer, units, made.images, own / references[layer]) | {
+                "seconds": seconds,
+                "steps": made.steps.float().mean().item(),
+            }
+            shown.append(made.images[:8])
+        rows[name] = cells
+        if args.sheets:
+            _write_sheet(args.sheets / f"{network.name} {name.replace('/', ' over ')}.png", shown)
+    record = f"{NAME}-{network.name}"
+    return {
+        "record": record,
+        "network": network.name,
+        "units": len(units),
+        "natural_chroma": _mean(chroma(network.natural)),
+        "rows": rows,
+    }
+
+
+def _figures(
+    network: RealNetwork, scales, layer: str, units: list[int], images: Tensor, over: Tensor
+) -> dict[str, float | None]:
+    """The figures of one layer's pictures. over: activation of each over the reference's."""
+    own = over.nanmean() if len(over) else over
+    base = activation(network, scales, layer, units, images, "own")
+    seen = [activation(network, scales, layer, units, changed, "own") for changed in unseen_transforms(images)]
+    other = None if network.other is None else activation(network, scales, layer, units, images, "other")
+    return {
+        "activation": float(own),
+        "lowest": float(over.min()),
+        "natural": float(base.median()),
+        "unseen": float((torch.stack(seen).mean(0) / base * over).mean()),
+        "transfer": None if other is None else float(other.median()),
+        "high": float(high_frequencies(images).median()),
+        "saturated": _mean(saturated(images)),
+        "chroma": _mean(chroma(images)),
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean())
+
+
+def _write_sheet(path: Path, layers: list[Tensor]) -> None:
+    """A row of pictures for each layer."""
+    rows = [torch.cat(list(images), 2) for images in layers]
+    values = (torch.cat(rows, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def _row(record: Record, name: str) -> dict[str, float | None]:
+    """Means over layers, the lowest of all."""
+    cells = record["rows"][name].values()
+    found: dict[str, float | None] = {}
+    for key in next(iter(cells)):
+        values = [cell[key] for cell in cells if cell[key] is not None]
+        found[key] = None if not values else min(values) if key == "lowest" else sum(values) / len(values)
+    found["chroma"] = (found["chroma"] or 0) / record["natural_chroma"]
+    return found
+
+
+def table(records: list[Record]) -> str:
+    """One table per network, the configurations in order."""
+    parts = []
+    for record in records:
+        rows = []
+        for name in record["rows"]:
+            row = _row(record, name)
+            transfer = "" if row["transfer"] is None else f"{row['transfer']:.2f}"
+            cells = [f"{row['steps']:.0f}", f"{row['seconds']:.2f}", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
+            cells += [f"{row['unseen']:.2f}", transfer, f"{row['high']:.3f}", f"{row['saturated']:.3f}"]
+            rows.append([name, *cells, f"{row['chroma']:.2f}"])
+        head = f"**{record['network']}**, {SIZES[record['network']]} px, {record['units']} units of each layer\n\n"
+        parts.append(head + markdown(HEAD, rows))
+    return "\n\n".join(parts)
+
+
+def plot(records: list[Record], path: Path) -> None:
+    """Activation and high frequencies against seconds, a column per network; the named qualities are marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(records), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(records), squeeze=False, sharex="col")
+    for column, record in enumerate(records):
+        for ax, key, label in zip(axes[:, column], ("activation", "high"), LABELS, strict=True):
+            for name in record["rows"]:
+                row = _row(record, name)
+                kind = "plain" if name.startswith("plain") else "named" if name in QUALITIES else "others"
+                ax.plot([row["seconds"]], [row[key]], linestyle="", markersize=5, **STYLES[kind])
+                if kind != "others":
+                    at = (row["seconds"], row[key])
+                    ax.annotate(name.partition(" (")[0], at, (4, 4), textcoords="offset points", fontsize=7)
+            ax.set_xscale("log")
+            ax.set_ylabel(label, fontsize=8)
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0, column].set_title(record["network"], fontsize=9)
+        axes[1, column].set_xlabel("seconds per picture", fontsize=8)
+    figure.savefig(path, dpi=140)
