@@ -38,9 +38,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="of the pictures (default: %(default)s)",
     )
-    parser.add_argument(
-        "--steps", type=int, default=arguments.DEFAULTS.render.steps, help="steps of the ascent (default: %(default)s)"
-    )
+    parser.add_argument("--steps", type=int, help="steps of the ascent (default: until converged)")
     parser.add_argument(
         "--size", type=arguments.size, default=defaults.size, metavar="PIXELS",
         help="side of the pictures (default: %(default)s)",

@@ -23,6 +23,8 @@ from featviz.rendering.objectives import channel
 from featviz.rendering.optimize.batching import batch_size
 from featviz.rendering.render import render, resolve_device, unit_counts
 
+STEPS = 48  # of every image, where the configuration gives none
+
 
 @dataclass(frozen=True)
 class Throughput:
@@ -67,14 +69,16 @@ def throughput(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Throughput:
-    """Measure one layer.
+    """Measure one layer, with the same number of steps for every image.
 
     Args:
+        config: where it gives no steps, STEPS are made.
         images: how many units are rendered; None: one full batch.
 
     Raises:
         UnitError, RenderError, DeviceError: as `render`.
     """
+    config = replace(config, steps=STEPS if config.steps is None else config.steps)
     place = resolve_device(device, model)
     layer = resolve_layer(model, layer)
     network = FeatureExtractor(model, (), config, place)

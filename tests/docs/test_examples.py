@@ -42,7 +42,7 @@ NOT_RUN = (
 def quick(**values: object) -> RenderConfig:
     """A RenderConfig of few steps and small images, without the tracing that pays for many steps only."""
     config = RenderConfig(**{"backend": "eager", **values})
-    return replace(config, steps=min(STEPS, config.steps), size=tuple(min(SIDE, side) for side in config.image_hw))
+    return replace(config, steps=min(STEPS, config.most_steps), size=tuple(min(SIDE, side) for side in config.image_hw))
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:

@@ -23,7 +23,8 @@ from measures.report import Record, markdown
 
 NAME = "defaults"
 HEAD = (
-    "network, layer", "lucent, s per image", "featviz, s per image", "faster", "activation (lucent = 1)", "lowest", "gray",
+    "network, layer", "lucent, s per image", "featviz, s per image", "steps", "faster", "activation (lucent = 1)", "lowest",
+    "gray",
 )  # fmt: skip
 
 
@@ -52,9 +53,9 @@ def _case(name: str, layer: str, alone: int, batch: int, steps: int) -> dict[str
     config = RenderConfig(size=fed)
     featviz.render(model, f"{layer}:0", RenderConfig(size=fed, steps=2))  # warm-up
     began = time.perf_counter()
-    ours = featviz.render(model, f"{layer}:0-{batch - 1}", config).images
+    made = featviz.render(model, f"{layer}:0-{batch - 1}", config)
     seconds = (time.perf_counter() - began) / batch
-    units = list(range(alone))
+    ours, units = made.images, list(range(alone))
     goal = activation(model, layer, units, torch.cat(theirs), fed)
     score = activation(model, layer, units, ours[:alone], fed)
     return {
@@ -65,7 +66,7 @@ def _case(name: str, layer: str, alone: int, batch: int, steps: int) -> dict[str
         "lowest": float((score / goal).min()),
         "gray": gray(ours),
         "scores": {"lucent": goal.tolist(), "featviz": score.tolist()},
-        "steps": {"lucent": steps, "featviz": config.steps},
+        "steps": {"lucent": steps, "featviz": made.steps.float().mean().item()},
         "images": {"lucent": alone, "featviz": batch},
     }
 
@@ -73,6 +74,12 @@ def _case(name: str, layer: str, alone: int, batch: int, steps: int) -> dict[str
 def table(records: list[Record]) -> str:
     rows = []
     for name, row in records[0]["cases"].items():
-        cells = [f"{row['lucent']:.1f}", f"{row['featviz']:.2f}", f"{row['faster']:.0f}x", f"{row['activation']:.2f}"]
+        cells = [
+            f"{row['lucent']:.1f}",
+            f"{row['featviz']:.2f}",
+            f"{row['steps']['featviz']:.0f}",
+            f"{row['faster']:.0f}x",
+        ]
+        cells.append(f"{row['activation']:.2f}")
         rows.append([name, *cells, f"{row['lowest']:.2f}", row["gray"]])
     return markdown(HEAD, rows)
