@@ -1,5 +1,16 @@
 """Measures of rendering, in the order of the command's help."""
 
-from measures.rendering import backends, defaults, gpu, memory, odd_networks, pictures, quality, threads, throughput
+from measures.rendering import (
+    backends,
+    defaults,
+    gpu,
+    memory,
+    odd_networks,
+    peer_pictures,
+    pictures,
+    quality,
+    threads,
+    throughput,
+)
 
-MEASURES = (throughput, pictures, quality, defaults, memory, backends, threads, odd_networks, gpu)
+MEASURES = (throughput, pictures, peer_pictures, quality, defaults, memory, backends, threads, odd_networks, gpu)

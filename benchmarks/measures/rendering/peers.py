@@ -16,12 +16,17 @@ from featviz.subjects import input_normalization
 MOVED = ("warp_affine", "get_rotation_matrix2d")
 
 
-def lucent() -> Any:
-    """lucent's modules `objectives`, `param` and `transform`, and its function `render_vis`."""
+def restore_moved_functions() -> None:
+    """Put functions that have moved within kornia back where lucent and faccent look."""
     import kornia
 
     for name in MOVED:
         setattr(kornia, name, getattr(kornia.geometry.transform, name))
+
+
+def lucent() -> Any:
+    """lucent's modules `objectives`, `param` and `transform`, and its function `render_vis`."""
+    restore_moved_functions()
     from lucent.optvis import objectives, param, transform
     from lucent.optvis.render import render_vis
 
