@@ -39,6 +39,7 @@ class Panel(Picture):
         subject has no unit.
     exemplars: the best images of the units in subjects of the same names, shown under each rendering; None: not shown.
     fates: what became of the units in the merged network, told in its captions; None: not told. See `with_evidence`.
+    robustness: the random transforms: a preset's name, or what a pipeline says of itself.
     normalizations, digests: how the input of each subject is normalized and who says so; the digest of its weights.
     """
 
@@ -52,6 +53,7 @@ class Panel(Picture):
     digests: Mapping[str, str]
     exemplars: ExemplarPicture | None = field(default=None, kw_only=True)
     fates: Fates | StoredFates | None = field(default=None, kw_only=True)
+    robustness: str = field(default="affine", kw_only=True)
 
     @property
     def title(self) -> str:
@@ -112,9 +114,10 @@ class Panel(Picture):
                 rows.append(Row("best images", self.exemplars.cells(shown, bands)))
         channels = next(iter(self.renderings.values())).images.shape[1]
         height, width = self.config.image_hw
+        robustness = "" if self.robustness == "affine" else f", robustness {self.robustness.partition('(')[0]}"
         footer = (
-            f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps_told}"
-            f"{self.made_by}. Activation: mean over the map, without "
+            f"Each row has one random start (seed {self.config.seed}); {height} x {width} px, {self.config.steps_in_words}"
+            f"{robustness}{self.made_by}. Activation: mean over the map, without "
             f"warps.{self._told_of_fates}{bands_explained(bands, channels)}"
         )
         return grid(self.column_heads(), rows, self.layer, footer, per_line)
@@ -162,7 +165,7 @@ class Panel(Picture):
             "cross_axes": ["image of", "seen by"],
             "digests": dict(self.digests),
             "normalization": {name: value.record() for name, value in self.normalizations.items()},
-            "config": asdict(self.config),
+            "config": asdict(self.config) | {"robustness": self.robustness},
             "units": [self.unit_record(row) for row in range(len(self))],
         }
 

@@ -21,7 +21,7 @@ from featviz.rendering import (
     unit_counts,
     warn_of_dead_units,
 )
-from featviz.rendering.robustness.presets import Robustness
+from featviz.rendering.robustness.presets import Robustness, robustness_in_words
 from featviz.rendering.together import cross_scores, render_together
 from featviz.subjects import Subjects, common_channels, input_normalization, named_subjects
 from featviz.units import format_unit, parse_units
@@ -111,6 +111,7 @@ def render_panel(
         config,
         normalizations,
         {name: digest(subject.model) for name, subject in named.items()},
+        robustness=robustness_in_words(robustness, config),
     )
     _warn_of_dead(panel)
     return panel

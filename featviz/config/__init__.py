@@ -14,17 +14,18 @@ PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.
 class Quality:
     """How far an ascent goes. Points on the measured curve of quality against time: docs/results.md.
 
-    steps: at most so many. lr: step size of Adam. tolerance: a unit ends when its score gains less than this share of all it
-    has gained within `CONVERGENCE_WINDOW` steps.
+    steps: at most so many. lr: step size of AdamW. tolerance: a unit has converged when the mean score of its last
+    `CONVERGENCE_WINDOW` steps exceeds that of the window before by less than this share of all it has gained since the start;
+    None: all steps are made.
     """
 
     steps: int
     lr: float
-    tolerance: float
+    tolerance: float | None
 
 
 QUALITIES = {
-    "draft": Quality(48, 0.3, 0.03),
+    "draft": Quality(48, 0.3, None),
     "standard": Quality(384, 0.15, 0.03),
     "paper": Quality(1024, 0.1, 0.01),
 }
@@ -49,8 +50,8 @@ class RenderConfig:
     size: int | tuple[int, int] = option(224, "side of the images in pixels; or height and width, HEIGHTxWIDTH")
     quality: str = option("standard", "how far an ascent goes: draft, standard or paper; gives steps and lr")
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
-    seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random warps")
-    lr: float | None = option(None, "step size of Adam (default: by quality)")  # Lucid: 0.05
+    seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
+    lr: float | None = option(None, "step size of AdamW (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
     weight_decay: float = option(0.07, "of the values per step, times lr (AdamW): noise and needless contrast fade")
@@ -144,9 +145,10 @@ class RenderConfig:
         return QUALITIES[self.quality].steps if self.steps is None else self.steps
 
     @property
-    def steps_told(self) -> str:
-        """In words, for the footer of a picture."""
-        return f"{self.steps} steps" if self.steps is not None else f"until converged, at most {self.most_steps} steps"
+    def steps_in_words(self) -> str:
+        """For the footer of a picture."""
+        steps = f"{self.most_steps} step{'s' if self.most_steps != 1 else ''}"
+        return steps if self.tolerance is None else f"until converged, at most {steps}"
 
     @property
     def step_size(self) -> float:
@@ -155,11 +157,9 @@ class RenderConfig:
 
     @property
     def tolerance(self) -> float | None:
-        """A unit ends when its score gains less than this share of all it has gained within `CONVERGENCE_WINDOW` steps.
-
-        None: units end after `steps` steps.
-        """
-        return QUALITIES[self.quality].tolerance if self.steps is None else None
+        """That of `Quality`; None: units end after `most_steps` steps, as always where the schedule needs to know the last."""
+        fixed = self.steps is not None or self.schedule != "constant"
+        return None if fixed else QUALITIES[self.quality].tolerance
 
     @property
     def image_hw(self) -> tuple[int, int]:

@@ -84,13 +84,13 @@ def render(
     if canvas not in ("full", "receptive_field"):
         raise RenderError(f"canvas is {canvas!r}: use 'full' or 'receptive_field'.")
     network = FeatureExtractor(subject, (), config, resolve_device(device, subject.model), inputs)
-    transform = seeded_robustness(robustness, config, network.channels)
     check_finite(network.net, subject.name or "the network")
     if canvas == "receptive_field":
         if not isinstance(what, Neuron):
             raise RenderError("canvas='receptive_field' is for one position: give a neuron(layer, units) objective.")
         what, small = at_receptive_field(network.for_layers((what.layer,)), what)
         network = network.with_config(small)
+    transform = seeded_robustness(robustness, network.config, network.channels)
     if isinstance(what, (str, Sequence)):
         return _render_units(network, [what] if isinstance(what, str) else what, transform, progress, axis)
     objective = as_objective(what)

@@ -93,7 +93,7 @@ def test_presets_are_chosen_by_the_config_too(name):
     assert not torch.equal(by_config.images, render(small_net(), f"{LAYER}:0", CONFIG).images)
 
 
-def test_kornias_parameters_are_joined_and_deterministic_transforms_get_the_whole_batch():
+def test_kornias_parameters_are_joined_for_the_whole_batch():
     batches = []
 
     class Seen(K.RandomAffine):
@@ -103,14 +103,78 @@ def test_kornias_parameters_are_joined_and_deterministic_transforms_get_the_whol
 
     render(small_net(), f"{LAYER}:0-3", CONFIG, robustness=Seen(9.0, p=1.0))
     assert batches.count(4) >= CONFIG.steps
-    calls = []
 
-    def half(x):
-        calls.append(len(x))
-        return x / 2
 
-    render(small_net(), f"{LAYER}:0-3", CONFIG, robustness=half)
-    assert calls.count(4) >= CONFIG.steps
+def stain(x):
+    x[:, :, :8] = 0.5
+    return x
+
+
+class Dark(nn.Sequential):
+    def forward(self, input):
+        return super().forward(input) * 0.1
+
+
+APART = {  # what a batch as a whole would mix up, seldom, or at once
+    "seldom mixed": K.RandomMixUpV2(p=0.1, data_keys=["input"]),
+    "seldom cut and mixed": K.RandomCutMixV2(p=0.1, data_keys=["input"]),
+    "channels dropped": K.RandomChannelDropout(p=1.0),
+    "seldom dropped": K.RandomChannelDropout(p=0.1),
+    "the batch's mean": lambda x: x - x.mean() + 0.5,
+    "by content": lambda x: x / x.amax().clamp(min=0.9),
+    "in place": stain,
+    "torchvision within kornia": K.ImageSequential(K.RandomAffine(9.0, p=1.0), v2.RandomHorizontalFlip(0.5)),
+    "its own forward": Dark(K.RandomHorizontalFlip(p=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_pipeline_that_would_mix_a_batch_is_applied_image_by_image(name):
+    together = render(
+        small_net(), ["0:0", f"{LAYER}:0-3"], CONFIG, robustness=APART[name]
+    )  # the first batch is one image
+    states = torch.get_rng_state()
+    alone = render(small_net(), f"{LAYER}:3", CONFIG, robustness=APART[name])
+    assert torch.equal(states, torch.get_rng_state())
+    assert (alone.images[0] - together.images[4]).abs().max() < 1e-6
+
+
+def test_a_class_of_ones_own_keeps_its_forward():
+    fed = []
+
+    class Recording(Dark):
+        def forward(self, input):
+            fed.append(super().forward(input))
+            return fed[-1]
+
+    transform = SeededTransform(Recording(K.RandomHorizontalFlip(p=0.5)))
+    assert transform(torch.ones(2, 3, 8, 8), [0, 1], 0).max() < 0.2
+
+
+def test_a_neuron_on_its_receptive_field_is_fed_images_of_that_size():
+    fed = []
+
+    class Recording(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x):
+            fed.append(tuple(x.shape[-2:]))
+            return self.net(x)
+
+    what = featviz.neuron("net.2", [1])
+    config = replace(CONFIG, backend="eager")
+    size = render(Recording(), what, config, robustness="strong", canvas="receptive_field").images.shape[-2:]
+    assert size[0] < CONFIG.size
+    assert fed[-CONFIG.steps - 1 :] == [tuple(size)] * (CONFIG.steps + 1)
+
+
+def test_the_record_of_a_panel_says_what_was_used():
+    config = replace(CONFIG, steps=2)
+    for robustness, told in (("strong", "strong"), (None, "affine"), (K.RandomAffine(9.0, p=1.0), "RandomAffine(")):
+        panel = featviz.render_panel({"A": small_net()}, LAYER, [0], config=config, robustness=robustness)
+        assert panel.record()["config"]["robustness"].startswith(told)
 
 
 def test_a_kornia_module_keeps_its_own_last_draw():
@@ -129,10 +193,15 @@ def test_what_cannot_be_seeded_or_is_no_transform_is_refused_by_name():
 
     for robustness, told in (
         (unseeded, "unseeded.* cannot be repeated"),
-        (lambda x: x.mean(0), "let it give as many images"),
+        (lambda x: x.mean(0), "let it give a tensor of as many images"),
         (7, "robustness is 7"),
         ("weak", "no robustness 'weak': use one of affine, lucid, strong"),
         (lambda x: x.view(3), "fails on images"),
+        (lambda x: x.detach(), "cannot be differentiated|lets no gradient through"),
+        (lambda x: x.round(), "lets no gradient through"),
+        (lambda x: x * float("nan"), "not finite"),
+        (v2.RandomPerspective(0.3, p=1.0), "RandomPerspective cannot be differentiated"),
+        (K.RandomAffine, r"is the class RandomAffine: make one of it"),
     ):
         with pytest.raises(RenderError, match=told):
             render(small_net(), f"{LAYER}:0-1", CONFIG, robustness=robustness)

@@ -125,7 +125,7 @@ class Accentuations(PictureComparison):
         near = ", ".join(dict.fromkeys(self.near.values()))
         footer = (
             f"Every image starts from the photograph and stays within {self.change:.0%} of it in {near}; "
-            f"{self.config.steps_told}, seed {self.config.seed}. Activation: mean over the map, photograph -> image. "
+            f"{self.config.most_steps} steps, seed {self.config.seed}. Activation: mean over the map, photograph -> image. "
             "Change: size of the change, one scale per row. x reaches: rise of x's activation by this image, over the rise by "
             "its own."
         )

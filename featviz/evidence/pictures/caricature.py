@@ -80,7 +80,7 @@ class Caricatures(PictureComparison):
         """A row per photograph and layer: the photograph, and its caricature by every subject."""
         footer = (
             "What a layer sees in the photograph, exaggerated, whatever the order of its units; "
-            f"{self.config.steps_told} from noise, seed {self.config.seed}. x sees: how alike this image and the "
+            f"{self.config.most_steps} steps from noise, seed {self.config.seed}. x sees: how alike this image and the "
             "photograph are in x's layer (cosine; 0 for noise)."
         )
         rows = []

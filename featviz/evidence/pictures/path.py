@@ -56,7 +56,7 @@ class UnitPath(Picture):
     def grid(self, *, bands: Sequence[int] | None = None) -> Image.Image:
         """A row per unit and kind of merge, a column per weight of B'."""
         footer = (
-            f"(1 - w) A + w B'; every row of a unit has one start (seed {self.config.seed}), {self.config.steps_told}. "
+            f"(1 - w) A + w B'; every row of a unit has one start (seed {self.config.seed}), {self.config.steps_in_words}. "
             "Activation: mean over the map, without warps. A, B': their activation for this image, over that for their "
             "own."
         )

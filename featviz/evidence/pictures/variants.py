@@ -90,7 +90,7 @@ class Variants(PictureComparison):
         variants = next(iter(self.images.values())).shape[1]
         footer = (
             f"Variants of one unit differ by their starts (seed {self.config.seed}, the same in every row of a unit) and by "
-            f"diversity {self.diversity:g}; {self.config.steps_told}. In brackets: what each network makes of the image, "
+            f"diversity {self.diversity:g}; {self.config.steps_in_words}. In brackets: what each network makes of the image, "
             "over the mean that its own variants reach."
         )
         rows = []

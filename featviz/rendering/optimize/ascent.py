@@ -21,6 +21,8 @@ from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
 
+FIRST = 4  # steps whose mean score is what a unit has gained from
+
 
 class Ascent:
     """The ascent of one batch, step by step.
@@ -63,8 +65,8 @@ class Ascent:
         self._trace = torch.full((steps, len(starts)), torch.nan, device=device, dtype=extractor.dtype)
         self._steps_with_gradient = torch.zeros(len(starts), device=device, dtype=torch.long)
         self._seeds = starts.seeds.tolist()
-        self._done = 0  # steps, as the host counts them where no graph is replayed
-        self._number = torch.zeros(1, device=device, dtype=torch.long)  # of the step, where the work is done
+        self._step_on_host = 0  # not counted where a graph is replayed
+        self._step_on_device = torch.zeros(1, device=device, dtype=torch.long)
         # A transform and a callable may draw numbers on the host, which a recording would repeat.
         repeatable = transform is None and objective.layers is not None
         self.step = extractor.backend.repeated(self._step) if repeatable else self._step
@@ -72,21 +74,21 @@ class Ascent:
     def _step(self) -> None:
         """One step of all units. What changes from step to step is read from the device: see `cuda_graph.py`."""
         values, extractor = self._image.values, self._extractor
-        self._rate.copy_(self._rates.index_select(0, self._number).squeeze(0))
+        self._rate.copy_(self._rates.index_select(0, self._step_on_device).squeeze(0))
         images = self._image()
-        matrices = self._matrices.index_select(0, self._number).squeeze(0)
-        fed = network_input(extractor, images, matrices, self._transform, self._seeds, self._done)
-        self._done += 1
+        matrices = self._matrices.index_select(0, self._step_on_device).squeeze(0)
+        fed = network_input(extractor, images, matrices, self._transform, self._seeds, self._step_on_host)
+        self._step_on_host += 1
         score = score_of(extractor, self._objective, images, fed)
         gradient = gradient_of(score, values)
         usable = is_usable(gradient)
         gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
-        self._average.lerp_(values.detach(), self._weights.index_select(0, self._number).squeeze(0))
-        self._trace.index_copy_(0, self._number, score.detach()[None])
+        self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
+        self._trace.index_copy_(0, self._step_on_device, score.detach()[None])
         self._steps_with_gradient += usable
-        self._number += 1
+        self._step_on_device += 1
 
     @property
     def config(self) -> RenderConfig:
@@ -99,10 +101,10 @@ class Ascent:
         return self._objective.coupled
 
     def converged(self, steps: int, tolerance: float) -> Tensor:
-        """Which units gained less than a share `tolerance` of all they have gained in the last `CONVERGENCE_WINDOW` steps.
+        """Which units have converged: see `featviz.config.Quality`. (unit,) bool on the CPU.
 
-        Means over windows are compared, since every score is that of one random transform. (unit,) bool on the CPU; False in
-        the first two windows; True for a unit without a finite score.
+        Means are compared, since every score is that of one random transform; the start is the mean of the first `FIRST` steps.
+        False in the first two windows; True for a unit without a finite score.
 
         Args:
             steps: how many have been made.
@@ -111,31 +113,29 @@ class Ascent:
             return torch.zeros(len(self._starts), dtype=torch.bool)
         trace = self._trace[:steps].double() if self._trace.device.type == "cpu" else self._trace[:steps]
         now, before = trace[-CONVERGENCE_WINDOW:].mean(0), trace[-2 * CONVERGENCE_WINDOW : -CONVERGENCE_WINDOW].mean(0)
-        first = trace[: CONVERGENCE_WINDOW // 8].mean(0)
+        first = trace[:FIRST].mean(0)
         return ~(now - before > tolerance * (now - first)).cpu()
 
-    def select(self, places: Sequence[int]) -> "Ascent":
+    def select(self, rows: Sequence[int]) -> "Ascent":
         """The ascent of some of the units, which goes on where they are."""
-        new = Ascent(
-            self._extractor, self._objective.select(list(places)), self._starts.select(places), self._transform
-        )
-        on_device = torch.tensor(places, device=self._trace.device)
+        new = Ascent(self._extractor, self._objective.select(list(rows)), self._starts.select(rows), self._transform)
+        on_device = torch.tensor(rows, device=self._trace.device)
         with torch.no_grad():
             new._image.values.copy_(self._image.values[on_device])
         new._average = self._average[on_device]
         new._trace, new._steps_with_gradient = self._trace[:, on_device], self._steps_with_gradient[on_device]
-        new._number, new._done = self._number.clone(), self._done
+        new._step_on_device, new._step_on_host = self._step_on_device.clone(), self._step_on_host
         for name, state in self._adam.state[self._image.values].items():
             new._adam.state[new._image.values][name] = state.clone() if state.ndim == 0 else state[on_device]
         return new
 
-    def renderings(self, places: Sequence[int] | None = None) -> Renderings:
+    def renderings(self, rows: Sequence[int] | None = None) -> Renderings:
         """What the ascents of some of the units, or of all, have come to."""
-        rows = list(range(len(self._starts))) if places is None else list(places)
+        rows = list(range(len(self._starts))) if rows is None else list(rows)
         with torch.no_grad():
             images = functional_call(self._image, {"values": self._average}, ())[rows]
             score = plain_score(self._extractor, self._objective.select(rows), images)
-        steps = int(self._number)
+        steps = int(self._step_on_device)
         # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
         usable = self._steps_with_gradient[rows]
         dead = (usable < max(1, steps // 10)) & (steps > 0) | ~score.isfinite()

@@ -33,7 +33,7 @@ def ascend(
     transform: SeededTransform | None = None,
     progress: Progress | None = None,
 ) -> Renderings:
-    """Optimise the images of all units by Adam, a batch of units at a time.
+    """Optimise the images of all units by AdamW, a batch of units at a time.
 
     Every unit makes `extractor.config.steps` steps, or ends when it has converged. Units that have ended leave the batch once
     they are half of it; those of an objective that couples its images end together.
@@ -71,29 +71,31 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
     config, coupled = ascent.config, ascent.coupled
     steps, tolerance = config.most_steps, config.tolerance
     ended: dict[int, Renderings] = {}
-    numbers = list(range(units))  # of the units of `ascent`
+    left = list(range(units))  # of the batch, in the order of the ascent's rows
     for done in range(1, steps + 1):
         ascent.step()
         if done < steps and tolerance is not None and done % CONVERGENCE_WINDOW == 0:
             converged = ascent.converged(done, tolerance)
             converged = converged.all().expand(units) if coupled else converged
-            new = [place for place, number in enumerate(numbers) if converged[place] and number not in ended]
+            new = [row for row, unit in enumerate(left) if converged[row] and unit not in ended]
             if new:
                 parts = ascent.renderings(new)
-                ended |= {numbers[place]: parts.select([row]) for row, place in enumerate(new)}
-            going = [place for place, number in enumerate(numbers) if number not in ended]
+                ended |= {left[row]: parts.select([part]) for part, row in enumerate(new)}
+            going = [row for row, unit in enumerate(left) if unit not in ended]
             if not going:
+                report(units * steps)
                 break
-            if 2 * len(going) <= len(numbers):
-                ascent, numbers = ascent.select(going), [numbers[place] for place in going]
+            if 2 * len(going) <= len(left):
+                ascent, left = ascent.select(going), [left[row] for row in going]
         if done < steps:
             report(len(ended) * steps + (units - len(ended)) * done)
-    last = ascent.renderings()
-    for place, number in enumerate(numbers):
-        ended.setdefault(number, last.select([place]))
-    if steps:
-        report(units * steps)
-    return Renderings.join([ended[number] for number in range(units)])
+    else:
+        last = ascent.renderings()
+        for row, unit in enumerate(left):
+            ended.setdefault(unit, last.select([row]))
+        if steps:
+            report(units * steps)
+    return Renderings.join([ended[unit] for unit in range(units)])
 
 
 def has_gradient(

@@ -66,14 +66,18 @@ def seeded_robustness(robustness: Robustness | None, config: RenderConfig, chann
     """
     if robustness is None:
         robustness = config.robustness
-    if isinstance(robustness, SeededTransform):
-        return robustness
-    if isinstance(robustness, str):
-        if robustness not in ROBUSTNESS:
-            raise RenderError(
-                f"there is no robustness {robustness!r}: use one of {', '.join(ROBUSTNESS)}, or a pipeline."
-            )
-        if robustness == "affine":
-            return None
-        robustness = {"lucid": lucid, "strong": strong}[robustness](channels, config.image_hw)
-    return SeededTransform(robustness)
+    if not isinstance(robustness, str):
+        return SeededTransform(robustness)
+    if robustness not in ROBUSTNESS:
+        raise RenderError(f"there is no robustness {robustness!r}: use one of {', '.join(ROBUSTNESS)}, or a pipeline.")
+    if robustness == "affine":
+        return None
+    pipeline = {"lucid": lucid, "strong": strong}[robustness](channels, config.image_hw)
+    return SeededTransform(pipeline, robustness)
+
+
+def robustness_in_words(robustness: Robustness | None, config: RenderConfig) -> str:
+    """A preset's name, or what a pipeline says of itself, for records."""
+    if isinstance(robustness, str) or robustness is None:
+        return robustness or config.robustness
+    return " ".join(repr(robustness).split()) if isinstance(robustness, nn.Module) else SeededTransform(robustness).name

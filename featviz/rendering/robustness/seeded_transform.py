@@ -1,12 +1,12 @@
 """Transforms of the images that draw random numbers: every unit's draws follow from its own seed and the step.
 
 images (unit, c, h, w) in [0, 1], seeds (unit,), step -> what the network is fed. So a unit's image does not depend on the units
-that it is rendered with, and all subjects of a row see the same transforms, for every transform that draws from the global
-generators of torch, numpy or Python's `random`: kornia's and torchvision's do.
+that it is rendered with, and all subjects of a row see the same transforms. That holds for every transform that draws from the
+global generators of torch, numpy or Python's `random`, as kornia's and torchvision's do.
 
-The plain way calls the transform on one image at a time, with the generators seeded by (seed of the unit, step). Two ways are
-faster and give the same, which is tried on the first batch: a transform that draws nothing gets the whole batch; of a kornia
-module the parameters are drawn unit by unit, joined, and applied to the whole batch (kornia's `params`).
+The transform is called on one image at a time, with the generators seeded by (seed of the unit, step). A pipeline of kornia's
+augmentations alone is faster: its parameters are drawn image by image, joined, and applied to the whole batch (kornia's
+`params`). Before that is done, both are compared on random images, as the pipeline is and with every probability set to 1.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kornia.augmentation import ImageSequential
+from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from featviz.errors import RenderError
 from featviz.rendering.network.failures import out_of_memory
 
 log = logging.getLogger("featviz")
+TRIAL_IMAGES, TRIAL_STEPS = 3, 2
 _GENERATORS = threading.RLock()  # the global generators belong to one thread at a time
 
 
@@ -37,117 +38,135 @@ class SeededTransform:
     Args:
         transform: images (unit, c, h, w) in [0, 1] -> (unit, c, h', w'), differentiable: a kornia augmentation, an
             `AugmentationSequential`, any other module or callable. A module is copied, since kornia's keep their last draws.
+        name: for messages; None: the module's class, or the callable's name.
 
     Raises:
-        RenderError: it is not callable, or a module that cannot be copied.
+        RenderError: it cannot be called, or is a module that cannot be copied.
     """
 
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, transform: Callable[[Tensor], Tensor], name: str | None = None) -> None:
+        if isinstance(transform, type):
+            raise RenderError(
+                f"robustness is the class {transform.__name__}: make one of it, {transform.__name__}(...)."
+            )
         if not callable(transform):
             raise RenderError(f"robustness is {transform!r}: give a preset's name, a kornia pipeline or a callable.")
-        self.name = type(transform).__name__ if isinstance(transform, nn.Module) else repr(transform)
+        self.name = name or getattr(transform, "__name__", type(transform).__name__)
         self._transform = transform
         if isinstance(transform, nn.Module):
             try:
-                self._transform = copy.deepcopy(transform)
+                own = copy.deepcopy(transform)
             except Exception as error:
                 raise RenderError(f"the pipeline {self.name} cannot be copied ({error}): make it anew.") from error
-        if (
-            isinstance(transform, nn.Sequential)
-            and _is_kornia(transform)
-            and not isinstance(transform, ImageSequential)
-        ):
-            self._transform = ImageSequential(*self._transform)  # pyright: ignore[reportGeneralTypeIssues]
-        self._way: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
+            plain = type(own) is nn.Sequential and _is_joinable(own)
+            self._transform = ImageSequential(*own.children()) if plain else own
+        self._apply: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
 
     def __call__(self, images: Tensor, seeds: Sequence[int], step: int) -> Tensor:
         """What the network is fed, (unit, c, h', w').
 
         Raises:
-            RenderError: the transform fails, does not give images, or cannot be seeded.
+            RenderError: the transform fails, does not give images, has no gradient, or cannot be seeded.
         """
-        if self._way is None:
+        if self._apply is None:
             self._move_to(images.device)
-            with torch.no_grad():
-                self._way = self._fastest_way(images.detach(), seeds, step)
-        if self._way == self._joined:
+            self._apply = self._chosen(images)
+        if self._apply == self._joined:
             try:
                 return self._joined(images, seeds, step)
-            except (RuntimeError, ValueError, _NotJoinedError) as error:
+            except Exception as error:
                 if out_of_memory(error):
                     raise
                 log.warning("%s is applied image by image from here on: %s", self.name, error)
-                self._way = self._one_by_one
-        return self._way(images, seeds, step)
+                self._apply = self._one_by_one
+        return self._apply(images, seeds, step)
 
     def _one_by_one(self, images: Tensor, seeds: Sequence[int], step: int) -> Tensor:
-        made = []
-        for number, seed in enumerate(seeds):
+        outputs = []
+        for row, seed in enumerate(seeds):
             with _seeded((seed, step), images.device):
-                made.append(self._applied(images[number : number + 1]))
-        if len({x.shape for x in made}) > 1:
-            sizes = ", ".join(sorted({f"{x.shape[-2]} x {x.shape[-1]}" for x in made}))
+                outputs.append(self._output(images[row : row + 1].clone()))  # it may work in place
+        if len({x.shape for x in outputs}) > 1:
+            sizes = ", ".join(sorted({f"{x.shape[-2]} x {x.shape[-1]}" for x in outputs}))
             raise RenderError(
-                f"the pipeline {self.name} gives images of several sizes ({sizes}): let it keep one size."
+                f"the pipeline {self.name} gives images of several sizes ({sizes}): let it keep one size, for example by p=1."
             )
-        return torch.cat(made)
-
-    def _whole_batch(self, images: Tensor, seeds: Sequence[int], step: int) -> Tensor:
-        del seeds, step
-        return self._applied(images)
+        return torch.cat(outputs)
 
     def _joined(self, images: Tensor, seeds: Sequence[int], step: int) -> Tensor:
-        """By the parameters of kornia's modules, drawn unit by unit."""
+        """By the parameters of kornia's modules, drawn image by image."""
         module: Any = self._transform
         drawn = []
         for seed in seeds:
             with _seeded((seed, step), images.device):
                 drawn.append(module.forward_parameters(torch.Size((1, *images.shape[1:]))))
-        return module(images, params=_join(drawn))
+        with _seeded((seeds[0], step), images.device):
+            return module(images, params=_join(drawn))
 
-    def _applied(self, images: Tensor) -> Tensor:
+    def _output(self, images: Tensor) -> Tensor:
         try:
-            found = self._transform(images)
+            output = self._transform(images)
         except Exception as error:
             if out_of_memory(error):
                 raise
-            told = " ".join(str(error).split())[:200]
-            raise RenderError(f"the pipeline {self.name} fails on images {tuple(images.shape)}: {told}") from error
-        if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[:2] != images.shape[:2]:
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            text = " ".join(str(error).split())[:200]
+            reason = f"{type(error).__name__}{f': {text}' if text else ''}"
+            raise RenderError(f"the pipeline {self.name} fails on images {tuple(images.shape)} ({reason}).") from error
+        if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[:2] != images.shape[:2]:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RenderError(
-                f"the pipeline {self.name} makes {given} of images {tuple(images.shape)}: let it give as many images, "
-                "(unit, c, h, w)."
+                f"the pipeline {self.name} makes {given} of images {tuple(images.shape)}: let it give a tensor of as many "
+                "images with as many channels."
             )
-        return found
+        return output
 
-    def _fastest_way(self, images: Tensor, seeds: Sequence[int], step: int) -> Callable[..., Tensor]:
-        """The fastest way that gives what the plain one gives."""
-        plain = self._one_by_one(images, seeds, step)
-        if not _same(plain, self._one_by_one(images, seeds, step)):
-            raise RenderError(
-                f"the pipeline {self.name} draws random numbers that cannot be repeated: let it draw from the global "
-                "generator of torch, numpy or random, and keep nothing from call to call."
-            )
-        with _seeded((seeds[0], step), images.device):
-            before = _states(images.device)
-            self._applied(images[:1])
-            draws = before != _states(images.device)
-        if not draws and _same(plain, self._applied(images)):
-            return self._whole_batch
-        if not _is_kornia(self._transform):
-            log.info("%s draws random numbers and is no kornia module: it is applied image by image.", self.name)
-            return self._one_by_one
-        try:
-            if _same(plain, self._joined(images, seeds, step)):
-                return self._joined
-            reason = "joined parameters give other images"
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError, _NotJoinedError) as error:
-            if out_of_memory(error):
-                raise
-            reason = str(error)
+    def _chosen(self, images: Tensor) -> Callable[[Tensor, Sequence[int], int], Tensor]:
+        """How to apply the transform; it is tried on random images first."""
+        shape = (TRIAL_IMAGES, *images.shape[1:])
+        trial = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(images).requires_grad_()
+        seeds = list(range(TRIAL_IMAGES))
+        outputs = [self._one_by_one(trial, seeds, step) for step in range(TRIAL_STEPS)]
+        self._check_gradient(trial, outputs)
+        with torch.no_grad():
+            if not all(_same(x, self._one_by_one(trial, seeds, step)) for step, x in enumerate(outputs)):
+                raise RenderError(
+                    f"the pipeline {self.name} draws random numbers that cannot be repeated: let it draw from the global "
+                    "generator of torch, numpy or random, and keep nothing from call to call."
+                )
+            if not _is_joinable(self._transform):
+                log.info("%s is not made of kornia's augmentations alone: it is applied image by image.", self.name)
+                return self._one_by_one
+            try:
+                certain = copy.copy(self)
+                certain._transform = _without_chance(self._transform)
+                joined = all(
+                    _same(one._one_by_one(trial, seeds, step), one._joined(trial, seeds, step))
+                    for one in (self, certain)
+                    for step in range(TRIAL_STEPS)
+                )
+                reason = "joined parameters give other images"
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                joined, reason = False, str(error)
+        if joined:
+            return self._joined
         log.info("%s is applied image by image: %s", self.name, reason)
         return self._one_by_one
+
+    def _check_gradient(self, images: Tensor, outputs: Sequence[Tensor]) -> None:
+        reason = "gives values that are not finite"
+        if all(bool(x.isfinite().all()) for x in outputs):
+            reason = "lets no gradient through"
+            try:
+                (gradient,) = torch.autograd.grad(sum(x.square().sum() for x in outputs), images)  # pyright: ignore[reportCallIssue,reportArgumentType]
+                if bool((gradient != 0).any()):
+                    return
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                reason = f"cannot be differentiated ({' '.join(str(error).split())[:100]})"
+        raise RenderError(f"the pipeline {self.name} {reason}: take another, such as those of kornia.augmentation.")
 
     def _move_to(self, device: torch.device) -> None:
         """Weights and buffers; kornia's own `to` would also move the generators, and other devices draw other numbers."""
@@ -160,11 +179,20 @@ class _NotJoinedError(Exception):
     """Parameters that do not belong to one image each."""
 
 
-def _is_kornia(transform: object) -> bool:
-    """Whether it is an augmentation of kornia, or a sequence that holds one."""
-    if isinstance(transform, (_BasicAugmentationBase, ImageSequential)):
-        return True
-    return isinstance(transform, nn.Sequential) and any(map(_is_kornia, transform))
+def _is_joinable(transform: object) -> bool:
+    """Whether it is an augmentation of kornia that treats every image for itself, or a sequence of such alone."""
+    if type(transform) in (nn.Sequential, ImageSequential, AugmentationSequential):
+        return all(map(_is_joinable, transform))  # pyright: ignore[reportArgumentType]
+    return isinstance(transform, _BasicAugmentationBase) and not isinstance(transform, MixAugmentationBaseV2)
+
+
+def _without_chance(transform: Any) -> Any:
+    """A copy in which every augmentation is applied always."""
+    certain = copy.deepcopy(transform)
+    for module in certain.modules():
+        if isinstance(module, _BasicAugmentationBase):
+            module.p = module.p_batch = 1.0
+    return certain
 
 
 def _join(parts: list[Any], name: str = "") -> Any:
@@ -184,6 +212,8 @@ def _join(parts: list[Any], name: str = "") -> Any:
             return first
         raise _NotJoinedError(f"{name!r} is drawn for a whole batch, not for each image")
     if isinstance(first, dict):
+        if any(set(part) != set(first) for part in parts):
+            raise _NotJoinedError("the images get different parameters")
         return {key: _join([part[key] for part in parts], key) for key in first}
     if hasattr(first, "_replace"):  # a named item
         if len({part.name for part in parts}) > 1:
@@ -200,22 +230,22 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _seeded(key: tuple[int, int], device: torch.device) -> Iterator[None]:
-    """The global generators, seeded by the key; afterwards they are as they were."""
-    number = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
-    with _GENERATORS, torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """The global generators, those of the device included, seeded by the key; afterwards they are as they were."""
+    seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    with _GENERATORS:
+        states = [generator.get_state() for generator in generators]
         of_python, of_numpy = random.getstate(), np.random.get_state()
-        torch.manual_seed(number)
-        random.seed(number)
-        np.random.seed(number % 2**32)
         try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
             yield
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
-
-
-def _states(device: torch.device) -> list[object]:
-    """The states of the global generators, to be compared."""
-    of_numpy: Any = np.random.get_state()
-    found = [torch.get_rng_state().numpy().tobytes(), random.getstate(), of_numpy[1].tobytes(), of_numpy[2]]
-    return [*found, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else found
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
