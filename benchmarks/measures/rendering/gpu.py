@@ -191,7 +191,7 @@ def jobs(device: torch.device, quick: bool) -> Record:
 
 def _timed_render(model, specs: str, config: RenderConfig, device: torch.device):
     """Seconds of a render after a warm-up of as many steps, and its images on the CPU."""
-    featviz.render(model, specs, replace(config, steps=min(8, config.steps)), device=device)
+    featviz.render(model, specs, replace(config, steps=min(8, config.most_steps)), device=device)
     rendered, seconds = _timed(lambda: featviz.render(model, specs, config, device=device), device)
     return seconds, rendered.images.cpu()
 

@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", type=int, default=16, help="of every layer")
     parser.add_argument("--lucent-steps", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128, 512])
-    parser.add_argument("--lr", type=float, nargs="+", default=[RenderConfig().lr])
+    parser.add_argument("--lr", type=float, nargs="+", default=[RenderConfig().step_size])
     parser.add_argument("--precision", nargs="+", default=["auto", "float32"])
     parser.add_argument("--control", action="store_true", help="float32 again from another start (see above)")
     parser.add_argument("--images", type=Path, help="folder of lucent's images as tensors, written once and read again")
@@ -96,7 +96,7 @@ def _configurations(args: argparse.Namespace) -> Iterator[tuple[str, RenderConfi
         config = replace(base, steps=steps, lr=lr, precision=precision.replace("control", "float32"))
         if precision == "control":
             config = replace(config, sd=CONTROL * config.sd)
-        rate = f", lr {lr:g}" if lr != base.lr else ""
+        rate = f", lr {lr:g}" if lr != base.step_size else ""
         yield f"featviz, {precision}{rate} {steps}", config
 
 
