@@ -6,7 +6,8 @@ The first units of the late layer of a network. Every program renders one unit a
 steps, transforms and learning rate; the network normalises for itself, so that all give it images in [0, 1], and is fed at the
 size of featviz's pictures. lucent and dreamlens draw at that size; Horama and faccent, which feed crops of a larger image, draw
 at 512 px (their defaults are 1280 and 512) and their pictures are reduced before they are judged. featviz renders the units
-together. The columns are those of `pictures`, activations on the unit's natural scale (1: its best photograph).
+together. The columns are those of `pictures`, activations on the unit's natural scale (1: its best photograph), seconds those of
+the processor.
 
 faccent 1.0.3 asks for kornia 0.4.1 and does not name all it imports: `uv pip install --no-deps faccent==1.0.3`, with imageio,
 plotly and ipywidgets, into the same environment. What is not installed is left out.
@@ -124,7 +125,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10, for the bundled pair")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="real checkpoints and photographs, for the others")
     parser.add_argument("--units", type=int, default=4, help="the first of the late layer")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
 
 
 def measure(args: argparse.Namespace) -> Record:
@@ -144,20 +145,20 @@ def _all_pictures(network: RealNetwork, layer: str, units: list[int]):
     side = network.size
     for name, changes in OURS.items():
         config = RenderConfig(size=side, **changes)
-        began = time.perf_counter()
+        began = time.process_time()
         images = featviz.render(network.subject, [f"{layer}:{unit}" for unit in units], config).images
-        yield name, images, (time.perf_counter() - began) / len(units)
+        yield name, images, (time.process_time() - began) / len(units)
     for name, (module, draw) in PEERS.items():
         try:
             __import__(module)
         except ImportError as error:
             print(f"{name} is left out: {error}")
             continue
-        began = time.perf_counter()
+        began = time.process_time()
         own = NormalisedNetwork(network.subject).eval()
         with contextlib.redirect_stdout(io.StringIO()):
             images = torch.cat([draw(own, f"net.{layer}", unit, side) for unit in tqdm(units, desc=name)]).float()
-        seconds = (time.perf_counter() - began) / len(units)
+        seconds = (time.process_time() - began) / len(units)
         yield name, F.interpolate(images, side, mode="area").clamp(0, 1), seconds
 
 
