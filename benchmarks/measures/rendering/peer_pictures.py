@@ -6,8 +6,8 @@ The first units of the late layer of a network. Every program renders one unit a
 steps, transforms and learning rate; the network normalises for itself, so that all give it images in [0, 1], and is fed at the
 size of featviz's pictures. lucent and dreamlens draw at that size; Horama and faccent, which feed crops of a larger image, draw
 at 512 px (their defaults are 1280 and 512) and their pictures are reduced before they are judged. featviz renders the units
-together. The columns are those of `pictures`, activations on the unit's natural scale (1: its best photograph), seconds those of
-the processor.
+together. The columns are those of `pictures`; activations are on the unit's natural scale (1: its best photograph), seconds are
+those of the processor.
 
 faccent 1.0.3 asks for kornia 0.4.1 and does not name all it imports: `uv pip install --no-deps faccent==1.0.3`, with imageio,
 plotly and ipywidgets, into the same environment. What is not installed is left out.

@@ -55,6 +55,12 @@ STYLES = {
     "plain": {"color": "#2c3e50", "marker": "s"},
     "others": {"color": "#a6b1b7", "marker": "o"},
 }
+SHORT = {
+    REFERENCE: "plain, 512",
+    "plain, 48 steps of 0.2 (featviz 0.2.0)": "0.2.0, 48 steps",
+    "plain, 256 steps of 0.05": "plain, 256",
+}
+OFFSETS = {"standard": (-34, 5), "draft": (-24, 5), "plain, 256 steps of 0.05": (5, -9)}  # of labels, in points
 PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0}
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
@@ -204,9 +210,11 @@ def plot(records: list[Record], path: Path) -> None:
                 kind = "plain" if name.startswith("plain") else "named" if name in QUALITIES else "others"
                 ax.plot([row["seconds"]], [row[key]], linestyle="", markersize=5, **STYLES[kind])
                 if kind != "others":
-                    at = (row["seconds"], row[key])
-                    ax.annotate(name.partition(" (")[0], at, (4, 4), textcoords="offset points", fontsize=7)
-            ax.set_xscale("log")
+                    at, shift = (row["seconds"], row[key]), OFFSETS.get(name, (5, 4))
+                    ax.annotate(SHORT.get(name, name), at, shift, textcoords="offset points", fontsize=7)
+            ax.set_xscale("log", base=2)
+            ax.margins(x=0.2, y=0.1)
+            ax.xaxis.set_major_formatter("{x:g}")
             ax.set_ylabel(label, fontsize=8)
             ax.spines[["top", "right"]].set_visible(False)
         axes[0, column].set_title(record["network"], fontsize=9)
