@@ -24,6 +24,8 @@ DOCS = ROOT / "docs" / "results.md"
 GALLERY = ROOT / "gallery"
 PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scipy", "torch-lucent", "horama")
 
+WRITING = {"--keep", "--out", "--sheets"}
+
 Record = dict[str, Any]
 
 
@@ -46,13 +48,22 @@ def machine() -> Record:
 
 def provenance() -> Record:
     """What a record says beside its figures: machine, version and commit of featviz, and the command."""
-    command = [Path(sys.argv[0]).name, *(argument for argument in sys.argv[1:] if argument != "--keep")]
     return {
         "machine": machine(),
         "featviz": version("featviz"),
         "commit": _commit(),
-        "command": f"python benchmarks/{shlex.join(command)}",
+        "command": f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])])}",
     }
+
+
+def portable(arguments: Sequence[str]) -> list[str]:
+    """Arguments that mean the same elsewhere: folders by their last name, nothing about where results are written."""
+    found: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument in WRITING or before in WRITING - {"--keep"}:
+            continue
+        found.append(f"{Path(argument).name}/" if Path(argument).is_absolute() else argument)
+    return found
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -10,7 +10,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from measures import evidence, merging, rendering, symmetry  # noqa: E402
 from measures.command import section  # noqa: E402
-from measures.report import DOCS, RESULTS  # noqa: E402
+from measures.report import DOCS, RESULTS, portable  # noqa: E402
 
 MEASURES = [m for topic in (rendering, merging, symmetry, evidence) for m in topic.MEASURES if hasattr(m, "table")]
 
@@ -30,3 +30,9 @@ def test_every_record_says_machine_version_commit_and_command():
     for path in RESULTS.glob("*.json"):
         record = json.loads(path.read_text())
         assert {"machine", "featviz", "commit", "command"} <= set(record), path.name
+        assert " /" not in record["command"], path.name  # a folder of one machine
+
+
+def test_a_command_names_no_folder_of_this_machine():
+    given = ["pass", "--data", "/somewhere/cifar", "--keep", "--out", "/tmp/x.json", "--tested", "10"]
+    assert portable(given) == ["pass", "--data", "cifar/", "--tested", "10"]
