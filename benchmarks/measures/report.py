@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "results.md"
 GALLERY = ROOT / "gallery"
-PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scipy", "torch-lucent", "horama")
+PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scipy", "torch-lucent", "horama", "dreamlens", "faccent")
 
 WRITING = {"--keep", "--out", "--sheets"}
 
