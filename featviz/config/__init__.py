@@ -52,7 +52,7 @@ class RenderConfig:
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
     lr: float | None = option(None, "step size of AdamW (default: by quality)")  # Lucid: 0.05
-    beta1: float = option(0.5, "of Adam: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
+    beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
     weight_decay: float = option(0.07, "of the values per step, times lr (AdamW): noise and needless contrast fade")
     ema: float = option(
@@ -152,7 +152,7 @@ class RenderConfig:
 
     @property
     def step_size(self) -> float:
-        """Of Adam, at the first step."""
+        """Of AdamW, at the first step."""
         return QUALITIES[self.quality].lr if self.lr is None else self.lr
 
     @property

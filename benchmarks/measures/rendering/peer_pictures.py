@@ -18,7 +18,6 @@ import contextlib
 import io
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,15 +30,8 @@ import featviz
 from featviz.config import RenderConfig
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from measures.rendering import peers
-from measures.rendering.picture_quality import (
-    activation,
-    chroma,
-    high_frequencies,
-    natural_scales,
-    saturated,
-    unseen_transforms,
-)
-from measures.rendering.real_networks import SIZES, RealNetwork, real_network
+from measures.rendering.picture_quality import chroma, natural_scales, picture_figures
+from measures.rendering.real_networks import RealNetwork, add_networks, real_network
 from measures.report import GALLERY, Record, markdown
 
 NAME = "peer_pictures"
@@ -121,9 +113,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", choices=SIZES)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10, for the bundled pair")
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="real checkpoints and photographs, for the others")
+    add_networks(parser)
     parser.add_argument("--units", type=int, default=4, help="the first of the late layer")
     parser.add_argument("--threads", type=int, default=1)
 
@@ -132,10 +122,18 @@ def measure(args: argparse.Namespace) -> Record:
     torch.set_num_threads(args.threads)
     network = real_network(args.network, args.data, args.real)
     layer, units = network.layers[-1], list(range(args.units))
+    scales, natural_chroma = natural_scales(network), float(chroma(network.natural).mean())
     found, shown = {}, {}
     for name, images, seconds in _all_pictures(network, layer, units):
         shown[name] = images
-        found[name] = _figures(network, layer, units, images) | {"seconds": seconds}
+        figures = picture_figures(network, scales, layer, units, images)
+        found[name] = {
+            "activation": float(figures["own"].mean()),
+            "lowest": float(figures["own"].min()),
+            **{key: float(figures[key].mean()) for key in ("unseen", "high", "saturated")},
+            "chroma": float(figures["chroma"].mean()) / natural_chroma,
+            "seconds": seconds,
+        }
     _contact_sheet(shown).save(GALLERY / f"peers-{network.name}.png")
     return {"network": network.name, "layer": layer, "units": len(units), "rows": found}
 
@@ -160,20 +158,6 @@ def _all_pictures(network: RealNetwork, layer: str, units: list[int]):
             images = torch.cat([draw(own, f"net.{layer}", unit, side) for unit in tqdm(units, desc=name)]).float()
         seconds = (time.process_time() - began) / len(units)
         yield name, F.interpolate(images, side, mode="area").clamp(0, 1), seconds
-
-
-def _figures(network: RealNetwork, layer: str, units: list[int], images: Tensor) -> dict[str, float]:
-    scales = natural_scales(network)
-    own = activation(network, scales, layer, units, images, "own")
-    seen = [activation(network, scales, layer, units, changed, "own") for changed in unseen_transforms(images)]
-    return {
-        "activation": float(own.mean()),
-        "lowest": float(own.min()),
-        "unseen": float(torch.stack(seen).mean()),
-        "high": float(high_frequencies(images).mean()),
-        "saturated": float(saturated(images).mean()),
-        "chroma": float(chroma(images).mean() / chroma(network.natural).mean()),
-    }
 
 
 def _contact_sheet(shown: dict[str, Tensor]) -> Image.Image:

@@ -57,6 +57,25 @@ def saturated(images: Tensor) -> Tensor:
     return ((images < DARK) | (images > 1 - DARK)).float().mean((1, 2, 3))
 
 
+def picture_figures(
+    network: RealNetwork, scales: Scales, layer: str, units: list[int], images: Tensor
+) -> dict[str, Tensor]:
+    """(unit,) each: activation "own", "unseen" under other transforms and by the "other" network, where there is one; "high",
+    "saturated" and "chroma".
+    """
+    seen = [activation(network, scales, layer, units, changed, "own") for changed in unseen_transforms(images)]
+    found = {
+        "own": activation(network, scales, layer, units, images, "own"),
+        "unseen": torch.stack(seen).mean(0),
+        "high": high_frequencies(images),
+        "saturated": saturated(images),
+        "chroma": chroma(images),
+    }
+    if network.other is not None:
+        found["other"] = activation(network, scales, layer, units, images, "other")
+    return found
+
+
 def chroma(images: Tensor) -> Tensor:
     """(unit,) root mean square distance of the colors from gray."""
     return (images - images.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()

@@ -30,15 +30,8 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import QUALITIES, RenderConfig
-from measures.rendering.picture_quality import (
-    activation,
-    chroma,
-    high_frequencies,
-    natural_scales,
-    saturated,
-    unseen_transforms,
-)
-from measures.rendering.real_networks import SIZES, RealNetwork, real_network
+from measures.rendering.picture_quality import chroma, natural_scales, picture_figures
+from measures.rendering.real_networks import SIZES, add_networks, real_network
 from measures.report import Record, markdown
 
 NAME = "pictures"
@@ -94,9 +87,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", choices=SIZES)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10, for the bundled pair")
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="real checkpoints and photographs, for the others")
+    add_networks(parser)
     parser.add_argument("--units", type=int, default=32, help="the first of every layer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
@@ -118,9 +109,8 @@ def measure(args: argparse.Namespace) -> Record:
             began = time.process_time()
             made = featviz.render(network.subject, [f"{layer}:{unit}" for unit in units], config)
             seconds = (time.process_time() - began) / len(units)
-            own = activation(network, scales, layer, units, made.images, "own")
-            references.setdefault(layer, own)
-            cells[layer] = _figures(network, scales, layer, units, made.images, own / references[layer]) | {
+            found = picture_figures(network, scales, layer, units, made.images)
+            cells[layer] = _summary(found, references.setdefault(layer, found["own"])) | {
                 "seconds": seconds,
                 "steps": made.steps.float().mean().item(),
             }
@@ -138,23 +128,18 @@ def measure(args: argparse.Namespace) -> Record:
     }
 
 
-def _figures(
-    network: RealNetwork, scales, layer: str, units: list[int], images: Tensor, over: Tensor
-) -> dict[str, float | None]:
-    """The figures of one layer's pictures. over: activation of each over the reference's."""
-    own = over.nanmean() if len(over) else over
-    base = activation(network, scales, layer, units, images, "own")
-    seen = [activation(network, scales, layer, units, changed, "own") for changed in unseen_transforms(images)]
-    other = None if network.other is None else activation(network, scales, layer, units, images, "other")
+def _summary(found: dict[str, Tensor], reference: Tensor) -> dict[str, float | None]:
+    """The figures of one layer's pictures; reference: (unit,) what the reference's pictures reach."""
+    over = found["own"] / reference
     return {
-        "activation": float(own),
+        "activation": float(over.nanmean()),
         "lowest": float(over.min()),
-        "natural": float(base.median()),
-        "unseen": float((torch.stack(seen).mean(0) / base * over).mean()),
-        "transfer": None if other is None else float(other.median()),
-        "high": float(high_frequencies(images).median()),
-        "saturated": _mean(saturated(images)),
-        "chroma": _mean(chroma(images)),
+        "natural": float(found["own"].median()),
+        "unseen": _mean(found["unseen"] / reference),
+        "transfer": float(found["other"].median()) if "other" in found else None,
+        "high": float(found["high"].median()),
+        "saturated": _mean(found["saturated"]),
+        "chroma": _mean(found["chroma"]),
     }
 
 

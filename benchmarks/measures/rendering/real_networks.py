@@ -7,6 +7,7 @@
 The last two need `--real`, a folder with the checkpoints, `nets.py` (their definitions) and `imagenet-160.tar` (photographs).
 """
 
+import argparse
 import importlib.util
 import io
 import tarfile
@@ -53,6 +54,13 @@ class RealNetwork:
     def layers(self) -> tuple[str, ...]:
         """An early, a middle and a late one."""
         return LAYERS[self.name]
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """The name of one of `SIZES`, and the folders that it needs."""
+    parser.add_argument("network", choices=SIZES)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10, for the bundled pair")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="real checkpoints and photographs, for the others")
 
 
 def real_network(name: str, cifar: Path | None, real: Path | None) -> RealNetwork:

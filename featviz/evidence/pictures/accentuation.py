@@ -125,7 +125,7 @@ class Accentuations(PictureComparison):
         near = ", ".join(dict.fromkeys(self.near.values()))
         footer = (
             f"Every image starts from the photograph and stays within {self.change:.0%} of it in {near}; "
-            f"{self.config.most_steps} steps, seed {self.config.seed}. Activation: mean over the map, photograph -> image. "
+            f"{self.config.steps_in_words}, seed {self.config.seed}. Activation: mean over the map, photograph -> image. "
             "Change: size of the change, one scale per row. x reaches: rise of x's activation by this image, over the rise by "
             "its own."
         )
@@ -197,8 +197,8 @@ def accentuate(
         near: the early layer; None: the module with weights that is a quarter of the way to `layer`.
         own_units: for subjects that show other units than `units`: as many, in the order of the rows.
         axis: of the units in the layer's output; None: 1, and the last one of tokens and of a linear layer or LayerNorm.
-        config: steps, seed, lr and the rest; the size of files, where a tensor keeps its own. The parameterization is one
-            that can start from an image ("fourier", "pixel").
+        config: seed and the rest; steps and lr, 48 and 0.2 where it gives none; the size of files, where a tensor keeps its
+            own. The parameterization is one that can start from an image ("fourier", "pixel").
         device: None: where the first network is.
         progress: called with (steps done, steps to do) over all subjects.
 

@@ -80,7 +80,7 @@ class Caricatures(PictureComparison):
         """A row per photograph and layer: the photograph, and its caricature by every subject."""
         footer = (
             "What a layer sees in the photograph, exaggerated, whatever the order of its units; "
-            f"{self.config.most_steps} steps from noise, seed {self.config.seed}. x sees: how alike this image and the "
+            f"{self.config.steps_in_words} from noise, seed {self.config.seed}. x sees: how alike this image and the "
             "photograph are in x's layer (cosine; 0 for noise)."
         )
         rows = []
@@ -132,7 +132,8 @@ def caricature(
         images: photographs: files, or a tensor (image, c, h, w) in [0, 1].
         layers: module names, which all subjects have. Rows are every photograph in every layer.
         cosine_power: 0 asks for large activations along those of the photograph, more for the same pattern.
-        config: steps, seed, lr and the rest; the size of files, where a tensor keeps its own.
+        config: seed and the rest; steps and lr, 48 and 0.2 where it gives none; the size of files, where a tensor keeps its
+            own.
         device: None: where the first network is.
         progress: called with (steps done, steps to do) over all subjects and layers.
 

@@ -11,11 +11,13 @@ from featviz.config import RenderConfig
 from featviz.data import read_image
 from featviz.errors import DataError
 
+STEPS = 48  # of an ascent beside photographs, whose penalties are made for about so many
+LR = 0.2
 Photographs = Tensor | str | Path | Sequence[str | Path]
 
 
 def as_photographs(images: Photographs, channels: int, config: RenderConfig) -> tuple[Tensor, RenderConfig]:
-    """The photographs, and the config with their size.
+    """The photographs, and the config with their size; where it gives no steps or lr, STEPS and LR for every quality.
 
     Args:
         images: (c, h, w) or (image, c, h, w) in [0, 1], which keep their size; or files, which get the config's.
@@ -38,4 +40,5 @@ def as_photographs(images: Photographs, channels: int, config: RenderConfig) -> 
     if photographs.min() < 0 or photographs.max() > 1:
         low, high = photographs.min().item(), photographs.max().item()
         raise DataError(f"the images have values from {low:.3g} to {high:.3g}: give images in [0, 1], not normalized.")
-    return photographs, replace(config, size=(shape[2], shape[3]))
+    steps, lr = (STEPS if config.steps is None else config.steps), (LR if config.lr is None else config.lr)
+    return photographs, replace(config, size=(shape[2], shape[3]), steps=steps, lr=lr)

@@ -21,7 +21,7 @@ from featviz.rendering.optimize.renderings import Renderings
 from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
 
-FIRST = 4  # steps whose mean score is what a unit has gained from
+START_STEPS = 4  # whose mean score is what a unit has gained from
 
 
 class Ascent:
@@ -103,8 +103,8 @@ class Ascent:
     def converged(self, steps: int, tolerance: float) -> Tensor:
         """Which units have converged: see `featviz.config.Quality`. (unit,) bool on the CPU.
 
-        Means are compared, since every score is that of one random transform; the start is the mean of the first `FIRST` steps.
-        False in the first two windows; True for a unit without a finite score.
+        Means are compared, since every score is that of one random transform; the start is the mean of the first `START_STEPS`
+        steps. False in the first two windows; True for a unit without a finite score.
 
         Args:
             steps: how many have been made.
@@ -113,7 +113,7 @@ class Ascent:
             return torch.zeros(len(self._starts), dtype=torch.bool)
         trace = self._trace[:steps].double() if self._trace.device.type == "cpu" else self._trace[:steps]
         now, before = trace[-CONVERGENCE_WINDOW:].mean(0), trace[-2 * CONVERGENCE_WINDOW : -CONVERGENCE_WINDOW].mean(0)
-        first = trace[:FIRST].mean(0)
+        first = trace[:START_STEPS].mean(0)
         return ~(now - before > tolerance * (now - first)).cpu()
 
     def select(self, rows: Sequence[int]) -> "Ascent":
