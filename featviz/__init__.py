@@ -89,12 +89,10 @@ if TYPE_CHECKING:
     from featviz.symmetry.unit_tracer import axes_of as axes_of
     from featviz.triplet import Triplets as Triplets
     from featviz.triplet import render_unit_triplet as render_unit_triplet
+    from featviz.version import __version__ as __version__
     from featviz.weights.checkpoints import load_into as load_into
     from featviz.weights.checkpoints import save_weights as save_weights
     from featviz.zoo.pair import bundled_pair as bundled_pair
-
-
-__version__: str
 
 
 def _modules() -> dict[str, str]:
@@ -114,10 +112,6 @@ __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("featviz")
     if name not in _MODULES:
         raise AttributeError(f"module 'featviz' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)
@@ -126,4 +120,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__

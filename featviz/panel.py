@@ -5,7 +5,6 @@ named networks, a layer, units -> `Panel`: a rendering per unit and subject, and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from typing import Self
 
 from PIL import Image
@@ -21,6 +20,7 @@ from featviz.gallery.grid import Cell, Row, grid
 from featviz.gallery.picture import Picture, finite
 from featviz.rendering import Renderings
 from featviz.subjects import Normalization
+from featviz.version import __version__
 
 OwnUnits = Mapping[str, Sequence[int | None]]
 
@@ -159,7 +159,7 @@ class Panel(Picture):
     def record(self) -> dict[str, object]:
         """What was rendered, ready for JSON."""
         return {
-            "featviz": version("featviz"),
+            "featviz": __version__,
             "layer": self.layer,
             "subjects": list(self.subjects),
             "cross_axes": ["image of", "seen by"],

@@ -34,7 +34,7 @@ def planted(model: nn.Module, example: Tensor, seed: int = 0, noise: float = 0.0
     with torch.no_grad():
         for parameter in other.parameters():
             deviation = parameter.std() if parameter.numel() > 1 else parameter.abs()
-            parameter.add_(noise * deviation * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(noise * deviation * torch.randn(parameter.shape, generator=generator).to(parameter))
     return other, groups, {name: np.argsort(perm) for name, perm in there.items()}
 
 

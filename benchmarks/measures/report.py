@@ -50,7 +50,7 @@ def provenance() -> Record:
     """What a record says beside its figures: machine, version and commit of featviz, and the command."""
     return {
         "machine": machine(),
-        "featviz": version("featviz"),
+        "featviz": featviz.__version__,
         "commit": _commit(),
         "command": f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])])}",
     }

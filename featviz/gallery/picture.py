@@ -4,13 +4,13 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from PIL import Image
 
 from featviz.files import write_atomically
 from featviz.gallery.grid import save_png
+from featviz.version import __version__
 
 
 class Picture:
@@ -40,8 +40,8 @@ class Picture:
             OutputError: the path cannot be written.
         """
         path = Path(path).with_suffix(".png")
-        text = json.dumps({"featviz": version("featviz"), **self.record()}, indent=1) + "\n"
-        save_png(self.grid(bands=bands), path, {"Title": self.title, "Software": f"featviz {version('featviz')}"})
+        text = json.dumps({"featviz": __version__, **self.record()}, indent=1) + "\n"
+        save_png(self.grid(bands=bands), path, {"Title": self.title, "Software": f"featviz {__version__}"})
         write_atomically(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
         return path
 

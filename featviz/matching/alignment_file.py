@@ -8,7 +8,6 @@ Metadata: format, convention, method, seed, digests of both networks, and as JSO
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from featviz.errors import AlignmentError
 from featviz.files import write_atomically
 from featviz.symmetry.groups import Group, GroupAxis, LayerUnits, PermutationGroups, Pinned
 from featviz.symmetry.shared_groups import SharedGroups
+from featviz.version import __version__
 
 CONVENTION = "B'[i] = B[perm[i]]"
 FORMAT = "featviz.alignment"
@@ -48,7 +48,7 @@ def write_alignment_file(
         described["shared"] = dict(groups.shared)
         described["private"] = [groups.private_a, groups.private_b]
     arrays = {key: np.ascontiguousarray(array) for key, array in {**own, **arrays}.items()}
-    metadata = {"format": FORMAT, "featviz": version("featviz"), "convention": CONVENTION, **header}
+    metadata = {"format": FORMAT, "featviz": __version__, "convention": CONVENTION, **header}
     metadata["structure"] = json.dumps(described | dict(structure))
     write_atomically(path, lambda part: part.write_bytes(save(arrays, metadata=metadata)))
 

@@ -152,10 +152,11 @@ class Deciding(nn.Module):
         super().__init__()
         self.mean, self.std = (0.5,) * 3, (0.25,) * 3
         self.conv = nn.Conv2d(3, 4, 3)
+        self.decided = nn.Identity()
 
     def forward(self, x):
         y = self.conv(x)
-        return y if float(y.detach().sum()) > 0 else 2 * y
+        return self.decided(y if float(y.detach().sum()) > 0 else 2 * y)
 
 
 @pytest.mark.cuda
@@ -173,6 +174,6 @@ def test_a_cuda_graph_makes_the_images_of_the_steps_one_by_one(variant, gpu, mon
 
 @pytest.mark.cuda
 def test_a_network_that_cannot_be_recorded_runs_kernel_by_kernel_and_the_log_says_so(gpu, caplog):
-    found = featviz.render(Deciding(), "conv:0-2", replace(CONFIG, precision="float32"), device=gpu)
+    found = featviz.render(Deciding(), "decided:0-2", replace(CONFIG, precision="float32"), device=gpu)
     assert found.trace.isfinite().all()
     assert gpu.type != "cuda" or "cannot be recorded" in caplog.text

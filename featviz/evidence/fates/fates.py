@@ -8,7 +8,6 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from featviz.evidence.fates.verdicts import Verdicts, verdict_names
 from featviz.files import write_atomically
 from featviz.gallery import fate_plots
 from featviz.subjects import Normalization
+from featviz.version import __version__
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -165,7 +165,7 @@ class Fates:
         """Everything, ready for JSON."""
         tops = self.exemplars
         return {
-            "featviz": version("featviz"),
+            "featviz": __version__,
             "parents": list(self.parents),
             "images": self.images,
             "matching": self.method,
