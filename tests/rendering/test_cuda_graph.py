@@ -57,21 +57,20 @@ class Operators(TorchDispatchMode):
 
 
 class Replayed:
-    """In place of `Recorded`, on any device."""
+    """In place of `RecordedStep`, on any device."""
 
     made = 0
 
-    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        del device
-        self.work, self.calls, self.operators = work, 0, Operators()
+    def __init__(self) -> None:
+        self.calls, self.operators = 0, Operators()
 
-    def __call__(self) -> None:
+    def __call__(self, step: Callable[[], None]) -> None:
         self.calls += 1
         if self.calls <= WARM:
-            self.work()
+            step()
         elif self.calls == WARM + 1:
             with self.operators:
-                self.work()
+                step()
             Replayed.made += 1
         else:
             self.operators.play()
@@ -80,7 +79,7 @@ class Replayed:
 @pytest.fixture
 def replaying(monkeypatch):
     """Every ascent on the CPU records its fourth step and plays it from then on."""
-    monkeypatch.setattr(Backend, "repeated", lambda self, step: Replayed(step, torch.device("cpu")))
+    monkeypatch.setattr(Backend, "step_runner", lambda self: Replayed())
     Replayed.made = 0
 
 
@@ -166,7 +165,7 @@ def test_a_cuda_graph_makes_the_images_of_the_steps_one_by_one(variant, gpu, mon
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = featviz.render(tiny(), "bn2:0-4", config, device=gpu)
-    monkeypatch.setattr(CudaGraph, "repeated", lambda self, step: step)
+    monkeypatch.setattr(CudaGraph, "step_runner", Backend.step_runner)
     expected = featviz.render(tiny(), "bn2:0-4", config, device=gpu)
     tolerance = {"float32": 1e-3, "bfloat16": 5e-2}.get(config.precision, 1e-6)
     torch.testing.assert_close(found.images, expected.images, atol=tolerance, rtol=0)

@@ -1,5 +1,7 @@
 """The ascent and `render`: same start same image, no unit depends on another, the caller's model is untouched."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import kornia.augmentation as K
@@ -26,7 +28,7 @@ from featviz.rendering import (
     seeded_starts,
     starts_with_gradient,
 )
-from featviz.rendering.optimize.ascent import learning_rate
+from featviz.rendering.optimize.ascent import Ascent, learning_rate
 from featviz.zoo.resnet import CifarResNet
 
 CONFIG = RenderConfig(size=12, steps=6, precision="float64", sd=0.1)
@@ -373,3 +375,21 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         painter.values.copy_(average)
     plain = score_images(extractor, channel("3", [0, 1]), painter().detach())
     torch.testing.assert_close(found.score, plain, rtol=0.02, atol=0.01)
+
+
+def test_an_ascent_is_freed_when_it_ends_without_a_garbage_collection(monkeypatch):
+    """Its memory and, on a GPU, that of its graph would else add up from batch to batch."""
+    made = []
+    create = Ascent.__init__
+
+    def watched(self, *args, **kwargs):
+        made.append(weakref.ref(self))
+        create(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ascent, "__init__", watched)
+    gc.disable()
+    try:
+        render(net(), "0:0-3", replace(FLOAT32, batch=2))
+        assert [reference() for reference in made] == [None, None]
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 """Measures of rendering, in the order of the command's help."""
 
 from measures.rendering import (
+    all_units,
     backends,
     defaults,
     gpu,
@@ -13,4 +14,16 @@ from measures.rendering import (
     throughput,
 )
 
-MEASURES = (throughput, pictures, peer_pictures, quality, defaults, memory, backends, threads, odd_networks, gpu)
+MEASURES = (
+    throughput,
+    pictures,
+    all_units,
+    peer_pictures,
+    quality,
+    defaults,
+    memory,
+    backends,
+    threads,
+    odd_networks,
+    gpu,
+)

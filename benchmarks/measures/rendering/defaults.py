@@ -32,17 +32,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alone", type=int, default=4, help="units that lucent renders, one at a time")
     parser.add_argument("--batch", type=int, default=16, help="units that featviz renders")
     parser.add_argument("--steps", type=int, default=512, help="of lucent")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def measure(args: argparse.Namespace) -> Record:
-    found = {f"{name} {layer}": _case(name, layer, args.alone, args.batch, args.steps) for name, layer in tqdm(CASES)}
+    found = {f"{name} {layer}": _case(name, layer, args) for name, layer in tqdm(CASES)}
     return {"cases": found}
 
 
-def _case(name: str, layer: str, alone: int, batch: int, steps: int) -> dict[str, object]:
+def _case(name: str, layer: str, args: argparse.Namespace) -> dict[str, object]:
     """Seconds per image of both, and the activations that their images reach."""
+    alone, batch, steps = args.alone, args.batch, args.steps
     side, fed = CASES[name, layer]
-    model = network(name)
+    model = network(name, args.device)
     hooked = peers.hooked_copy(model)
     settings: dict[str, Any] = peers.own_normalisation(model, side) if name == "bundled" else {}
     torch.manual_seed(0)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import RenderConfig
+from featviz.rendering.backends.backend import Backend
 from featviz.rendering.backends.cuda_graph import CudaGraph
 from featviz.rendering.throughput import throughput
 from measures import process
@@ -120,7 +121,7 @@ def graph_beside_steps(device: torch.device, quick: bool) -> Record:
         config = RenderConfig(size=min(side, 64) if quick else side, steps=8 if quick else 128, batch=batch)
         seconds, images = _timed_render(model, specs, config, device)
         found[label] = {"graph": {"seconds": seconds}}
-        with mock.patch.object(CudaGraph, "repeated", lambda self, step: step):
+        with mock.patch.object(CudaGraph, "step_runner", Backend.step_runner):
             found[label]["steps"] = _beside(images, *_timed_render(model, specs, config, device))
         eager = replace(config, backend="eager")
         found[label]["eager"] = _beside(images, *_timed_render(model, specs, eager, device))

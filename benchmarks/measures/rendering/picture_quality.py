@@ -4,7 +4,7 @@ images (unit, 3, h, w) in [0, 1], in the order of some units -> a figure per uni
 unit's own: 0 is its mean over natural images, 1 its best natural image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +21,16 @@ Scales = Mapping[tuple[str, str], tuple[Tensor, Tensor]]
 DARK = 0.02  # a channel of a pixel within this of 0 or 1 is saturated
 
 
-def natural_scales(network: RealNetwork) -> Scales:
-    """(subject, layer) -> mean and largest activation of every unit over the natural images, (unit,) each."""
+def natural_scales(network: RealNetwork, layers: Sequence[str] | None = None) -> Scales:
+    """(subject, layer) -> mean and largest activation of every unit over the natural images, (unit,) each.
+
+    Args:
+        layers: None: the network's three.
+    """
     subjects = {"own": network.subject} | ({"other": network.other} if network.other else {})
-    found = layer_means(subjects, dict.fromkeys(network.layers), list(network.natural.split(100)))
+    found = layer_means(
+        subjects, dict.fromkeys(network.layers if layers is None else layers), list(network.natural.split(100))
+    )
     return {key: (means.mean(0).float(), means.amax(0).float()) for key, means in found.items()}
 
 

@@ -16,6 +16,8 @@ from featviz.rendering.network.cut_network import CutNetwork
 
 log = logging.getLogger("featviz.backends")
 
+StepRunner = Callable[[Callable[[], None]], None]
+
 
 @dataclass(frozen=True)
 class BackendReport:
@@ -56,9 +58,9 @@ class Backend(ABC):
             once: few more images of this shape will follow: nothing is made ready for them.
         """
 
-    def repeated(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What is called in place of `step`, which reads and writes the same tensors at every call."""
-        return step
+    def step_runner(self) -> StepRunner:
+        """What runs one step again and again; the step reads and writes the same tensors every time."""
+        return lambda step: step()
 
     def forget(self) -> None:  # noqa: B027 (most have nothing to give back)
         """Give back the memory of what was made for batches of a size."""

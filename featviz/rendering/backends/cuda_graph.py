@@ -6,11 +6,13 @@ number, its warp, its learning rate) from the device, and must leave nothing to 
 test on the CPU replays its operators in this manner.
 """
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 
 import torch
 
-from featviz.rendering.backends.backend import log
+from featviz.rendering.backends.backend import StepRunner, log
 from featviz.rendering.backends.traced_graph import TracedGraph
 from featviz.rendering.network.failures import out_of_memory
 
@@ -22,46 +24,69 @@ class CudaGraph(TracedGraph):
 
     name = "CUDA graph"
 
-    def repeated(self, step: Callable[[], None]) -> Callable[[], None]:
-        return Recorded(step, self.device)
+    def step_runner(self) -> StepRunner:
+        return RecordedStep(self.device)
 
 
-class Recorded:
-    """`work`, called, from its fourth call on replayed; where it cannot be recorded it goes on as it is, with a log line.
+class RecordedStep:
+    """Runs a step, from its fourth call on as a replayed graph; where it cannot be recorded it is run, with a log line.
+
+    The step is given at every call and never kept: an ascent whose runner held its step would be freed, with its graph's
+    memory, only when Python looks for circles.
 
     Args:
-        work: reads and writes the same tensors in every call; everything runs on `device`.
-        device: a CUDA device.
+        device: a CUDA device; everything of the step runs there.
     """
 
-    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        self._work, self._device = work, device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._warm = 0
-        self._settled: Callable[[], None] | None = None  # the graph, or the work itself
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed = False
 
-    def __call__(self) -> None:
-        if self._settled is None and self._warm == WARM:
-            self._settled = self._record()
-        if self._settled is not None:
-            self._settled()
+    def __call__(self, step: Callable[[], None]) -> None:
+        if self._graph is None and not self._failed and self._warm == WARM:
+            self._graph = self._record(step)
+            self._failed = self._graph is None
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        if self._failed:
+            step()
             return
         here = torch.cuda.current_stream(self._device)  # a recording asks for warm calls on a stream of its own
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            self._work()
+            step()
         here.wait_stream(self._stream)
         self._warm += 1
 
-    def _record(self) -> Callable[[], None]:
+    def _record(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
-                self._work()
+            with (
+                _no_garbage_collection(),
+                torch.cuda.device(self._device),
+                torch.cuda.graph(graph, stream=self._stream),
+            ):
+                step()
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:120]
             log.warning("a step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one.", reason)
-            return self._work
-        return graph.replay
+            return None
+        return graph
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A graph that is freed while another is recorded ends the recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -108,8 +108,12 @@ def _state(network: CutNetwork) -> dict[str, Any]:
 
 
 def _same(eager: Run, graph: Run, x: Tensor, autocast: bool) -> bool:
-    """Outputs and gradient equal within rounding (relative, Euclidean); eager sees the first and the last image alone."""
-    tolerance, rough = (5e-2, 0.7) if autocast else (1e-4, 0.1)  # gradients: a ReLU or a maximum may fall the other way
+    """Outputs and gradient equal within rounding (relative, Euclidean); eager sees the first and the last image alone.
+
+    A GPU rounds the factors of float32 convolutions to 10 bits (TF32), as torch has it by default.
+    """
+    # Gradients: a ReLU or a maximum may fall the other way.
+    tolerance, rough = (5e-2, 0.7) if autocast else (1e-2, 0.3) if x.device.type == "cuda" else (1e-4, 0.1)
     ends = sorted({0, len(x) - 1})
     (theirs, their_gradient), (ours, our_gradient) = output_and_gradient(eager, x[ends]), output_and_gradient(graph, x)
     if all(a.shape == (len(ends), *b.shape[1:]) for a, b in zip(theirs, ours, strict=True)):

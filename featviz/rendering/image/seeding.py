@@ -7,6 +7,7 @@ the image size, and those of a short ascent are the first ones of a longer ascen
 
 import hashlib
 from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -82,15 +83,18 @@ def seeded_starts(
     """
     shape = parameterization_class(config).start_shape(channels, config)
     steps = max(config.most_steps, 1)
-    values, warps = [], []
-    for key in keys:
-        normal = generator(config.seed, key, restart, "start")
-        uniform = generator(config.seed, key, restart, "tape")  # another word would give other warps to every seed
-        values.append(torch.randn(shape, generator=normal, dtype=torch.float64) * config.sd)
-        warps.append(torch.rand(steps, 4, generator=uniform, dtype=torch.float64) * 2 - 1)
+    values = torch.empty(len(keys), *shape, dtype=dtype)
+    uniform = torch.empty(steps, len(keys), 4, dtype=torch.float64)
+
+    def draw(unit: int) -> None:
+        normal = generator(config.seed, keys[unit], restart, "start")
+        warps = generator(config.seed, keys[unit], restart, "tape")  # another word would give other warps to every seed
+        values[unit] = torch.randn(shape, generator=normal, dtype=torch.float64) * config.sd
+        uniform[:, unit] = torch.rand(steps, 4, generator=warps, dtype=torch.float64) * 2 - 1
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # beside a GPU this was half of the set-up
+        list(threads.map(draw, range(len(keys))))
     reach = torch.tensor([config.jitter, config.jitter, config.scale, config.rotation], dtype=torch.float64)
     identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
-    start = torch.stack(values) if values else torch.empty(0, *shape)
-    uniform = torch.stack(warps, 1) if warps else torch.empty(steps, 0, 4)
     seeds = torch.tensor([seed_of(config.seed, key, restart, "transform") for key in keys], dtype=torch.int64)
-    return Starts(start.to(dtype), (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart), seeds)
+    return Starts(values, (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart), seeds)

@@ -69,10 +69,17 @@ class Ascent:
         self._step_on_device = torch.zeros(1, device=device, dtype=torch.long)
         # A transform and a callable may draw numbers on the host, which a recording would repeat.
         repeatable = transform is None and objective.layers is not None
-        self.step = extractor.backend.repeated(self._step) if repeatable else self._step
+        self._runner = extractor.backend.step_runner() if repeatable else None
+
+    def step(self) -> None:
+        """One step of all units."""
+        if self._runner is None:
+            self._step()
+        else:
+            self._runner(self._step)
 
     def _step(self) -> None:
-        """One step of all units. What changes from step to step is read from the device: see `cuda_graph.py`."""
+        """What changes from step to step is read from the device: see `cuda_graph.py`."""
         values, extractor = self._image.values, self._extractor
         self._rate.copy_(self._rates.index_select(0, self._step_on_device).squeeze(0))
         images = self._image()

@@ -24,6 +24,7 @@ from featviz.rendering.objectives import Objective
 Part = TypeVar("Part")
 SHARE = 0.85  # of the memory that is planned with: libraries take scratch that nobody counts
 COPIES = 2  # of the weights: the folded network, and its weights laid out for both directions
+WORKSPACES = {"cuda": 96 * 2**20}  # of cuBLAS: 32 MiB for every stream
 SCATTER = {"cpu": 2.2}  # measured: freed blocks that are kept lie scattered
 MOST = {"cpu": 32, "cuda": 256}  # more images at once gain nothing: a CPU is busy with 8
 
@@ -90,7 +91,8 @@ def batch_size(extractor: FeatureExtractor, objective: Objective) -> int:
             extractor.batch = config.batch
         else:
             budget = memory_budget(extractor.device) if config.memory is None else config.memory * 2**30
-            left = SHARE * budget - COPIES * sum(weight.nbytes for weight in extractor.net.parameters())
+            weights = sum(weight.nbytes for weight in extractor.net.parameters())
+            left = SHARE * budget - WORKSPACES.get(extractor.device.type, 0) - COPIES * weights
             fitting = int(left / image_bytes(extractor, objective))
             extractor.batch = max(1, min(fitting, MOST.get(extractor.device.type, 32)))
     return extractor.batch
