@@ -37,6 +37,7 @@ from measures.rendering.cases import CASES, network
 from measures.report import Record, markdown
 
 NAME = "throughput"
+FEWEST = 128  # units that every layer of the cases has
 PLOT = "throughput.png"
 LABELS = {
     "horama": "Horama",
@@ -105,22 +106,23 @@ def programs(name: str, layer: str, batch: int, steps: int, device: str, without
     model = network(name, device)
     config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch, lr=0.05)
     place = torch.device(device)
+    units = [unit % FEWEST for unit in range(batch)]
     step = bare_trunk(model, layer, (batch, 3, fed, fed), resolve_precision("auto", place), place)
 
     def bare() -> None:
         for _ in range(few):
             step()
 
-    theirs = _peer_programs(model, layer, batch, few, side, fed, device) if set(PEERS) - set(without) else {}
+    theirs = _peer_programs(model, layer, units, few, side, fed, device) if set(PEERS) - set(without) else {}
     return {
         **{program: value for program, value in theirs.items() if program not in without},
-        "featviz": (lambda: featviz.render(model, f"{layer}:0-{batch - 1}", config), batch, steps),
+        "featviz": (lambda: featviz.render(model, [f"{layer}:{unit}" for unit in units], config), batch, steps),
         "trunk": (bare, batch, few),
     }
 
 
 def _peer_programs(
-    model: torch.nn.Module, layer: str, batch: int, steps: int, side: int, fed: int, device: str
+    model: torch.nn.Module, layer: str, units: list[int], steps: int, side: int, fed: int, device: str
 ) -> dict[str, Program]:
     hooked = peers.hooked_copy(model)
 
@@ -129,7 +131,7 @@ def _peer_programs(
             peers.lucent_images(hooked, layer, [unit], side, (steps,), fixed_image_size=fed)
 
     def batched() -> None:
-        peers.lucent_images(hooked, layer, list(range(batch)), side, (steps,), fixed_image_size=fed)
+        peers.lucent_images(hooked, layer, units, side, (steps,), fixed_image_size=fed)
 
     cut = create_feature_extractor(copy.deepcopy(model), {layer: "activation"}).eval()
     fourier = peers.horama().fourier
@@ -140,7 +142,7 @@ def _peer_programs(
 
         fourier(score, total_steps=steps, image_size=side, model_input_size=fed, device=device)
 
-    return {"lucent": (alone, 2, steps), "batched": (batched, batch, steps), "horama": (by_horama, 1, steps)}
+    return {"lucent": (alone, 2, steps), "batched": (batched, len(units), steps), "horama": (by_horama, 1, steps)}
 
 
 def table(records: list[Record]) -> str:

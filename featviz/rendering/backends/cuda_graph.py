@@ -8,6 +8,7 @@ test on the CPU replays its operators in this manner.
 
 import contextlib
 import gc
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
@@ -40,7 +41,7 @@ class RecordedStep:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _side_stream(device)
         self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -68,7 +69,7 @@ class RecordedStep:
             with (
                 _no_garbage_collection(),
                 torch.cuda.device(self._device),
-                torch.cuda.graph(graph, stream=self._stream),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 step()
         except RuntimeError as error:
@@ -78,6 +79,17 @@ class RecordedStep:
             log.warning("a step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one.", reason)
             return None
         return graph
+
+
+_side_streams = threading.local()
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each thread and device: cuBLAS keeps 64 MiB for every stream that it has seen, until the process ends."""
+    streams: dict[torch.device, torch.cuda.Stream] = _side_streams.__dict__
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]
 
 
 @contextlib.contextmanager

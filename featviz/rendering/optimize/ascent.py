@@ -103,6 +103,11 @@ class Ascent:
         return self._extractor.config
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._extractor.device
+
+    @property
     def coupled(self) -> bool:
         """Whether the objective couples its images, so that they end together."""
         return self._objective.coupled

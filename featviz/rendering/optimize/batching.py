@@ -24,7 +24,7 @@ from featviz.rendering.objectives import Objective
 Part = TypeVar("Part")
 SHARE = 0.85  # of the memory that is planned with: libraries take scratch that nobody counts
 COPIES = 2  # of the weights: the folded network, and its weights laid out for both directions
-WORKSPACES = {"cuda": 96 * 2**20}  # of cuBLAS: 32 MiB for every stream
+WORKSPACES = {"cuda": 128 * 2**20}  # of cuBLAS: 32 MiB for both streams, forward and backward
 SCATTER = {"cpu": 2.2}  # measured: freed blocks that are kept lie scattered
 MOST = {"cpu": 32, "cuda": 256}  # more images at once gain nothing: a CPU is busy with 8
 

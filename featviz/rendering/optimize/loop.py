@@ -5,6 +5,7 @@ converged. That is looked at every `CONVERGENCE_WINDOW` steps; nothing else is r
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,7 @@ from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import sampling_matrices
 
 Progress = Callable[[int, int], None]
+SMALLEST = {"cuda": 32}  # batch that is not halved: a smaller one takes as long
 
 
 def ascend(
@@ -63,7 +65,7 @@ def ascend(
 
 
 def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Renderings:
-    """The renderings of a batch, each made when its unit ends; units that have ended leave the batch once they are half of it.
+    """The renderings of a batch, each made when its unit ends; units that have ended leave the batch by halves.
 
     Args:
         report: called with the steps done, one per unit and step; a unit that has ended has done all.
@@ -85,8 +87,9 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
             if not going:
                 report(units * steps)
                 break
-            if 2 * len(going) <= len(left):
-                ascent, left = ascent.select(going), [left[row] for row in going]
+            rows = _smaller_batch(len(left), going, SMALLEST.get(ascent.device.type, 1))
+            if len(rows) < len(left):
+                ascent, left = ascent.select(rows), [left[row] for row in rows]
         if done < steps:
             report(len(ended) * steps + (units - len(ended)) * done)
     else:
@@ -96,6 +99,18 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
         if steps:
             report(units * steps)
     return Renderings.join([ended[unit] for unit in range(units)])
+
+
+def _smaller_batch(rows: int, going: list[int], smallest: int) -> list[int]:
+    """The rows that stay in a batch: those that go on, filled up with others to the batch halved once or more.
+
+    Batches of few different sizes are traced few times.
+    """
+    size = rows
+    while 2 * len(going) <= size and size > smallest:
+        size = max(smallest, math.ceil(size / 2))
+    others = sorted(set(range(rows)) - set(going))
+    return sorted(going + others[: size - len(going)])
 
 
 def has_gradient(
