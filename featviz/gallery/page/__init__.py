@@ -1,0 +1,1 @@
+"""The static page of an atlas: `write_page(Page, folder)`."""
