@@ -53,3 +53,6 @@ def near_names(name: str, known: Iterable[str], most: int = 3) -> str:
     if not known:
         return "there are none."
     return "there are " + ", ".join(known[:most]) + (f" and {len(known) - most} more." if len(known) > most else ".")
+
+class AtlasError(FeatvizError):
+    """A folder that holds no atlas, another one, or a damaged file."""

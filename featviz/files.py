@@ -23,7 +23,7 @@ REMEDIES = {
 }
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+def write_atomically(path: str | Path, write: Callable[[Path], object], *, replace: bool = True) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     A reader sees the old file or the new one, never a part of it. Whatever stops `write`, Ctrl-C included, the temporary file
@@ -33,6 +33,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         path: of the file; folders that do not exist are made.
         write: called with the path of the temporary file, which exists and ends like `path`. It has to raise OSError where it
             cannot write.
+        replace: False: a file that is there already, also one that another process has just written, is kept.
 
     Raises:
         OutputError: the folder cannot be made or written, the disk is full, or `path` is a folder.
@@ -42,7 +43,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     try:
         write(part)
         _flush(part)
-        os.replace(part, path)
+        if replace:
+            os.replace(part, path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({_reason(error)}): {_remedy(error)}.") from error
     finally:
@@ -80,6 +86,16 @@ def _create_temporary(path: Path) -> Path:
 def _flush(part: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name last through a power failure, where folders can be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

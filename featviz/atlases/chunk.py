@@ -1,0 +1,91 @@
+"""One file of an atlas: arrays and records <-> the bytes of a safetensors file with a checksum.
+
+Metadata: "records", a JSON list with one record for each unit, and "blake2b", the checksum of all arrays and of the records.
+Reading never unpickles, and looks at the size of a file before it reads it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from featviz.atlases.plan import FORMAT, VERSION, digest_of
+from featviz.errors import AtlasError
+
+LARGEST = 2**31  # bytes of a file; an item of 32 units has some MB
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What a file holds: a record for each unit, and arrays whose axes are told where they are made."""
+
+    records: list[dict[str, Any]]
+    arrays: Mapping[str, np.ndarray]
+
+    def to_bytes(self) -> bytes:
+        """The file; equal chunks give equal bytes."""
+        arrays = {name: np.ascontiguousarray(self.arrays[name]) for name in sorted(self.arrays)}
+        records = json.dumps(self.records, separators=(",", ":"), allow_nan=False)
+        return save(
+            arrays, {"format": FORMAT, "version": str(VERSION), "records": records, "blake2b": _sum(arrays, records)}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> "Chunk":
+        """Read and verify.
+
+        Args:
+            name: of the file, for errors.
+
+        Raises:
+            AtlasError: it is damaged.
+        """
+        remedy = "remove it and start the atlas again, which makes it anew"
+        try:
+            arrays = load(data)
+            length = int.from_bytes(data[:8], "little")
+            metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+            if metadata["format"] != FORMAT or metadata["version"] != str(VERSION):
+                raise AtlasError(f"{name} is no file of an atlas of version {VERSION}: {remedy}.")
+            records = json.loads(metadata["records"])
+            if metadata["blake2b"] != _sum(arrays, metadata["records"]):
+                raise AtlasError(f"{name} is damaged, its checksum is another: {remedy}.")
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise AtlasError(f"{name} is damaged ({' '.join(str(error).split())[:80]}): {remedy}.") from error
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise AtlasError(f"{name} is damaged, its records are none: {remedy}.")
+        return cls(records, arrays)
+
+
+def read_chunk(path: Path) -> Chunk:
+    """The chunk in a file.
+
+    Raises:
+        AtlasError: it is damaged, too large, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                raise AtlasError(f"{path} has {size} bytes, more than any file of an atlas: remove it and start again.")
+            data = file.read(size)
+    except OSError as error:
+        raise AtlasError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}).") from error
+    return Chunk.from_bytes(data, str(path))
+
+
+def _sum(arrays: Mapping[str, np.ndarray], records: str) -> str:
+    found = hashlib.blake2b(digest_size=32)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(digest_of([name, str(array.dtype), list(array.shape)]).encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    found.update(records.encode())
+    return found.hexdigest()

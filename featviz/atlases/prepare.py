@@ -1,0 +1,170 @@
+"""What all processes of an atlas must have in common: the alignment, the merged network, the layers and their units.
+
+What is random or costly is made once and published, so that every process that joins, now or after a crash, works with the same.
+"""
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from featviz.atlases.plan import PlannedLayer
+from featviz.config import RenderConfig
+from featviz.data import Data
+from featviz.errors import AtlasError, RenderError
+from featviz.evidence.layer_names import measurable_layers
+from featviz.files import write_atomically
+from featviz.matching.align import align
+from featviz.matching.alignment import Alignment, LinearAlignment, load_alignment
+from featviz.merging.merge import merge
+from featviz.rendering import uncompiled
+from featviz.subjects import Subject, as_subject, input_channels
+from featviz.units import parse_units
+from featviz.weights.checkpoints import load_into, save_weights
+
+
+def shared_alignment(
+    path: Path,
+    a: Subject,
+    b: Subject,
+    given: Alignment | None,
+    method: str | None,
+    data: Data | None,
+    config: RenderConfig,
+) -> Alignment:
+    """The alignment given, the folder's, or a new one; published, and read back as all other processes read it.
+
+    Args:
+        path: of the folder's.
+        given, method, data, config: see `atlas`.
+
+    Raises:
+        AtlasError: the folder's is another than the one given, or was made by another method.
+    """
+    if given is None and not path.exists():
+        random = torch.Generator().manual_seed(config.seed)
+        example = torch.rand(1, input_channels(a, config), *config.input_hw, generator=random)
+        example = example.to(next(a.model.parameters()))
+        given = align(a, b, example, method or ("weights" if data is None else "activations"), data)
+    if given is not None:
+        given.check(a.model, b.model)
+        with _temporary(path) as part:
+            given.save(part)
+            if path.exists() and arrays_digest(path) != arrays_digest(part):
+                raise AtlasError(
+                    f"{path} is another alignment than the one given: leave it out, or give another folder."
+                )
+            write_atomically(path, lambda target: target.write_bytes(part.read_bytes()), replace=False)
+    found = load_alignment(path)
+    found.check(a.model, b.model)
+    if method is not None and found.method != method:
+        raise AtlasError(
+            f"{path} was made by {found.method!r}, not by {method!r}: leave it out, or give another folder."
+        )
+    return found
+
+
+def shared_merge(
+    path: Path,
+    a: Subject,
+    b: Subject,
+    alignment: Alignment,
+    given: nn.Module | Subject | None,
+    repair: str,
+    data: Data | None,
+) -> Subject:
+    """The merged network given, the folder's, or a new one that is published.
+
+    Args:
+        path: of the folder's.
+        given, repair, data: see `atlas`.
+    """
+    if given is not None:
+        return without_compilation(as_subject(given, "merged"))
+    head = "a" if any(alignment.private) else None
+    if not path.exists():
+        made = merge(a, b, alignment, repair=repair, data=data, head=head)
+        with _temporary(path) as part:
+            save_weights(made, part)
+            write_atomically(path, lambda target: target.write_bytes(part.read_bytes()), replace=False)
+    merged = merge(a, b, alignment, repair="none", head=head)
+    load_into(merged, path)
+    return as_subject(merged, "merged")
+
+
+def subjects_of(
+    a: Subject, b: Subject, merged: Subject, alignment: Alignment, also: Mapping[str, nn.Module | Subject]
+) -> dict[str, Subject]:
+    """The columns: A, B' and the merged network, or the original B where units are combined; then further ones.
+
+    Raises:
+        RenderError: a further one has the name of another.
+    """
+    linear = isinstance(alignment, LinearAlignment)
+    second = b if linear else replace(b, name="B'", model=alignment.permute(b.model))
+    subjects = {"A": a, "B" if linear else "B'": second, "merged": merged}
+    for name, model in also.items():
+        if name in subjects:
+            raise RenderError(f"also names {name!r}, which is a subject already: give it another name.")
+        subjects[name] = without_compilation(as_subject(model, name))
+    return subjects
+
+
+def planned_layers(model: nn.Module, alignment: Alignment, layers: str | Sequence[str] | None) -> list[PlannedLayer]:
+    """The layers asked for, with their units, all known to exist.
+
+    Raises:
+        UnitError: a layer or unit that the network does not have.
+    """
+    axes = {name: units.axis for name, units in alignment.groups.layers.items()}
+    positions = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    specs = [layers] if isinstance(layers, str) else layers
+    asked: dict[str, list[int] | None] = {}
+    if specs is None:
+        asked = dict.fromkeys(measurable_layers(model, None, axes))
+    for text in specs or ():
+        name, units = text, None
+        if ":" in text:
+            spec = parse_units(text)
+            name, units = spec.layer, spec.channels
+        for layer in measurable_layers(model, name, axes):
+            known = asked.get(layer, [])
+            asked[layer] = None if units is None or known is None else [*known, *units]
+    found = []
+    for layer, units in asked.items():
+        every = range(alignment.indexer.units(layer).width)
+        chosen = tuple(every) if units is None else tuple(dict.fromkeys(units))
+        alignment.indexer.check(layer, list(chosen))
+        found.append(PlannedLayer(layer, chosen, positions[layer]))
+    return found
+
+
+def without_compilation(subject: Subject) -> Subject:
+    """The subject without `torch.compile`, which has no modules by name."""
+    return replace(subject, model=uncompiled(subject.model))
+
+
+def arrays_digest(path: Path) -> str:
+    """BLAKE2b (32 hex digits) of the arrays of a safetensors file; not of its metadata, which tells who wrote it."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(load_file(path).items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file that is removed afterwards."""
+    part = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
