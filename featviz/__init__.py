@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 # The one list of public names. Type checkers read it as it stands; at runtime `_modules` reads the same lines.
 if TYPE_CHECKING:
+    from featviz.atlases.page import page as page
+    from featviz.atlases.ray_workers import RayWorkers as RayWorkers
+    from featviz.atlases.run import atlas as atlas
+    from featviz.atlases.store import AtlasStore as AtlasStore
     from featviz.config import AlignConfig as AlignConfig
     from featviz.config import FateConfig as FateConfig
     from featviz.config import MergeConfig as MergeConfig

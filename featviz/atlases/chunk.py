@@ -1,6 +1,7 @@
 """One file of an atlas: arrays and records <-> the bytes of a safetensors file with a checksum.
 
-Metadata: "records", a JSON list with one record for each unit, and "blake2b", the checksum of all arrays and of the records.
+Metadata: one JSON object under "featviz.atlas", with "version", "records", one for each unit, and "blake2b", the checksum of all
+arrays and of the records. It is one entry, since safetensors writes several in no fixed order.
 Reading never unpickles, and looks at the size of a file before it reads it.
 """
 
@@ -32,10 +33,8 @@ class Chunk:
     def to_bytes(self) -> bytes:
         """The file; equal chunks give equal bytes."""
         arrays = {name: np.ascontiguousarray(self.arrays[name]) for name in sorted(self.arrays)}
-        records = json.dumps(self.records, separators=(",", ":"), allow_nan=False)
-        return save(
-            arrays, {"format": FORMAT, "version": str(VERSION), "records": records, "blake2b": _sum(arrays, records)}
-        )
+        told = {"version": VERSION, "records": self.records, "blake2b": _sum(arrays, self.records)}
+        return save(arrays, {FORMAT: json.dumps(told, separators=(",", ":"), allow_nan=False)})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> "Chunk":
@@ -51,16 +50,18 @@ class Chunk:
         try:
             arrays = load(data)
             length = int.from_bytes(data[:8], "little")
-            metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-            if metadata["format"] != FORMAT or metadata["version"] != str(VERSION):
-                raise AtlasError(f"{name} is no file of an atlas of version {VERSION}: {remedy}.")
-            records = json.loads(metadata["records"])
-            if metadata["blake2b"] != _sum(arrays, metadata["records"]):
+            told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][FORMAT])
+            version, records = told["version"], told["records"]
+            if version != VERSION:
+                raise AtlasError(
+                    f"{name} has version {version!r} of the files, this featviz reads {VERSION}: {remedy}."
+                )
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise AtlasError(f"{name} is damaged, its records are none: {remedy}.")
+            if told["blake2b"] != _sum(arrays, records):
                 raise AtlasError(f"{name} is damaged, its checksum is another: {remedy}.")
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise AtlasError(f"{name} is damaged ({' '.join(str(error).split())[:80]}): {remedy}.") from error
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise AtlasError(f"{name} is damaged, its records are none: {remedy}.")
         return cls(records, arrays)
 
 
@@ -81,11 +82,11 @@ def read_chunk(path: Path) -> Chunk:
     return Chunk.from_bytes(data, str(path))
 
 
-def _sum(arrays: Mapping[str, np.ndarray], records: str) -> str:
+def _sum(arrays: Mapping[str, np.ndarray], records: list[dict[str, Any]]) -> str:
     found = hashlib.blake2b(digest_size=32)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         found.update(digest_of([name, str(array.dtype), list(array.shape)]).encode())
         found.update(array.reshape(-1).view(np.uint8).data)
-    found.update(records.encode())
+    found.update(digest_of(records).encode())
     return found.hexdigest()

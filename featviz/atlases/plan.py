@@ -158,10 +158,15 @@ def read_planned_layer(text: str) -> PlannedLayer:
     """
     record = json_object(text, "a file of layers/")
     units, position, name = record.get("units"), record.get("position"), record.get("layer")
-    known = record.get("format") == FORMAT and isinstance(name, str) and type(position) is int
-    if not known or not isinstance(units, list) or not all(type(unit) is int and 0 <= unit < 2**31 for unit in units):
-        raise AtlasError("a file of layers/ is damaged: remove it and start the atlas again.")
-    return PlannedLayer(name, tuple(units), position)
+    if (
+        record.get("format") == FORMAT
+        and isinstance(name, str)
+        and isinstance(position, int)
+        and isinstance(units, list)
+        and all(type(unit) is int and 0 <= unit < 2**31 for unit in units)
+    ):
+        return PlannedLayer(name, tuple(units), position)
+    raise AtlasError("a file of layers/ is damaged: remove it and start the atlas again.")
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:

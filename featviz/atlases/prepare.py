@@ -1,6 +1,6 @@
 """What all processes of an atlas must have in common: the alignment, the merged network, the layers and their units.
 
-What is random or costly is made once and published, so that every process that joins, now or after a crash, works with the same.
+What is random or costly is made once and published: every process that joins, now or after a crash, works with it.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from featviz.cli import align, barrier, bench, compare, demo, fate, info, merge, panel, triplet
+from featviz.cli import align, atlas, barrier, bench, compare, demo, fate, info, merge, page, panel, triplet
 from featviz.cli.arguments import Parser
 from featviz.errors import FeatvizError
 
@@ -32,7 +32,7 @@ from two checkpoints to pictures:
 featviz COMMAND --help explains each.
 """
 
-COMMANDS = (demo, info, compare, align, merge, barrier, triplet, fate, panel, bench)
+COMMANDS = (demo, info, compare, align, merge, barrier, triplet, fate, panel, atlas, page, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

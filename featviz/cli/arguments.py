@@ -57,14 +57,15 @@ def add_architecture(parser: Parser) -> None:
     )
 
 
-def add_pair(parser: Parser, aligned: bool = False) -> None:
-    """The arguments A and B; `aligned`: and --alignment, which must be given."""
+def add_pair(parser: Parser, aligned: bool = False, optional: bool = False) -> None:
+    """The arguments A and B, which may be left out where they are optional; `aligned`: and --alignment, which must be given."""
+    count = "?" if optional else None
     parser.add_argument(
-        "a", type=weights, metavar="A",
+        "a", type=weights, metavar="A", nargs=count,
         help="network A: a checkpoint (.safetensors, .pt, .pth), or published weights by name: torchvision:NAME/WEIGHTS, "
         "timm:NAME.WEIGHTS, hf-hub:OWNER/NAME",
     )  # fmt: skip
-    parser.add_argument("b", type=weights, metavar="B", help="network B, likewise")
+    parser.add_argument("b", type=weights, metavar="B", nargs=count, help="network B, likewise")
     if aligned:
         parser.add_argument("--alignment", type=Path, required=True, metavar="FILE", help="made by featviz align")
     group = parser.add_argument_group("network B, where it differs from A")

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--alignment", type=Path, metavar="FILE", help="made by featviz align")
     parser.add_argument("--merged", type=arguments.weights, metavar="FILE", help="checkpoint of the merged network")
     parser.add_argument(
-        "--also", action="append", default=[], type=_column, metavar="NAME[=FILE]",
+        "--also", action="append", default=[], type=also_column, metavar="NAME[=FILE]",
         help="one more column: 'unaligned' (the average of A and B as they are), 'unrepaired' (the merge before its "
         "repair), or the checkpoint of a network in A's order; may be repeated",
     )  # fmt: skip
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _column(text: str) -> tuple[str, str | Path | None]:
+def also_column(text: str) -> tuple[str, str | Path | None]:
     """`unaligned`, `unrepaired` or `NAME=FILE`."""
     name, equals, path = text.partition("=")
     if equals and name:
@@ -101,15 +101,7 @@ def run(args: Namespace) -> None:
             merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress, head=head)
     else:
         merged = inputs.network(args, args.merged)
-    also = {}
-    for name, path in args.also:
-        if path is not None:
-            also[name] = inputs.network(args, path)
-            continue
-        aligned = CONTROLS[name]
-        also[name] = merge(
-            model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data, head=head
-        )
+    also = also_networks(args, model_a, model_b, alignment, data, repair)
     with rendering.saving(args.bands) as save:
         for layer, units in asked.items():
             with inputs.bar(layer) as progress:
@@ -120,6 +112,32 @@ def run(args: Namespace) -> None:
             if args.exemplars is not None:
                 triplets = _with_evidence(args, triplets, (model_a, model_b, merged), alignment, data)
             save(triplets, rendering.picture(args.out, layer))
+
+
+def also_networks(
+    args: Namespace, model_a: Any, model_b: Any, alignment: Any, data: Any, repair: str
+) -> dict[str, Any]:
+    """The networks of --also by name.
+
+    Raises:
+        DataError: "unrepaired" without an alignment.
+    """
+    from featviz.cli import inputs
+    from featviz.merging.merge import merge
+
+    head = "a" if alignment is not None and any(alignment.private) else None
+    found = {}
+    for name, path in args.also:
+        if path is not None:
+            found[name] = inputs.network(args, path)
+            continue
+        aligned = CONTROLS[name]
+        if aligned and alignment is None:
+            raise DataError(f"--also {name} needs the alignment of the merge: give --alignment FILE.")
+        found[name] = merge(
+            model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data, head=head
+        )
+    return found
 
 
 def _with_evidence(args: Namespace, triplets: Any, models: tuple[Any, Any, Any], alignment: Any, data: Any) -> Any:

@@ -1,0 +1,100 @@
+"""The page of an atlas: the store's items -> `featviz.gallery.page.contents.Page`, one block at a time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featviz.atlases.chunk import Chunk
+from featviz.atlases.items import pictures_of
+from featviz.atlases.plan import Item
+from featviz.atlases.store import AtlasStore
+from featviz.errors import AtlasError
+from featviz.gallery.page.contents import Page, PageBlock, PageLayer
+from featviz.gallery.page.write import write_page
+
+PAGE = "page"  # the folder of the page in that of the atlas
+
+
+def page(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of an atlas, also of one that is half finished: a folder that opens from disk.
+
+    >>> featviz.page("runs/ab")  # doctest: +SKIP
+    PosixPath('runs/ab/page/index.html')
+
+    Args:
+        folder: of the atlas.
+        out: of the page; None: `page` in the atlas's folder.
+
+    Returns:
+        The file to open in a browser.
+
+    Raises:
+        AtlasError: no atlas, or a damaged file. OutputError: the page cannot be written.
+    """
+    store = AtlasStore.open(folder)
+    return write_page(page_of(store), Path(folder) / PAGE if out is None else Path(out))
+
+
+def page_of(store: AtlasStore) -> Page:
+    """What the page of a store shows; blocks are read when they are asked for."""
+    status = store.status()
+    done, asked = sum(layer.rendered for layer in status), sum(layer.units for layer in status)
+    identity = store.identity
+    config = identity.config
+    facts = {
+        "Units": f"{done:,} of {asked:,} rendered",
+        "Matched by": identity.method,
+        "Rendering": f"{_size(config.get('size'))} px, quality {config.get('quality')}, seed {config.get('seed')}",
+        **{f"Weights of {name}": f"SHA-256 {weights[:12]}" for name, weights in identity.subjects.items()},
+    }
+    subjects = tuple(identity.subjects)
+    layers = {layer.name: layer.units for layer in status}
+    items: dict[str, list[Item]] = {}
+    for item in store.items():
+        items.setdefault(item.layer, []).append(item)
+    made = [PageLayer(name, width, _blocks(store, items[name])) for name, width in layers.items()]
+    return Page(" and ".join(subjects[:2]), subjects, made, facts)
+
+
+def _blocks(store: AtlasStore, items: list[Item]) -> Iterator[PageBlock]:
+    """Of one layer: every unit once, where it is rendered."""
+    seen: set[int] = set()
+    for item in items:
+        if not store.is_done(item) or seen.issuperset(item.units):
+            continue
+        seen.update(item.units)
+        yield block_of(store.read(item), store.evidence(item))
+
+
+def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
+    """A block of an item and its evidence.
+
+    Raises:
+        AtlasError: arrays or records are not those of an item.
+    """
+    images = pictures_of(chunk)
+    subjects, units = images.shape[:2]
+    trace, steps = chunk.arrays.get("trace"), chunk.arrays.get("steps")
+    if trace is None or steps is None or trace.shape[:2] != (subjects, units) or steps.shape != (subjects, units):
+        raise AtlasError("an item has no trace of its units: its file is damaged.")
+    fates: Mapping[Any, dict[str, Any]] = {}
+    crops, shown = None, ()
+    if evidence is not None:
+        fates = {record.get("unit"): record for record in evidence.records}
+        crops = evidence.arrays.get("exemplars")
+        shown = tuple(
+            str(name) for name in (evidence.records[0].get("exemplars of") if evidence.records else None) or ()
+        )
+        if crops is not None and (crops.ndim != 6 or crops.dtype != np.uint8 or crops.shape[:2] != (len(shown), units)):
+            raise AtlasError("the exemplars of an item have another shape than its units: their file is damaged.")
+    records = [
+        record | ({"fate": fates[record["unit"]]} if record["unit"] in fates else {}) for record in chunk.records
+    ]
+    trace, steps = trace.astype(np.float32), steps.astype(np.int32)
+    return PageBlock(records, images, trace, steps, crops, () if crops is None else shown)
+
+
+def _size(size: Any) -> str:
+    return " x ".join(map(str, size)) if isinstance(size, list) else str(size)
