@@ -1,7 +1,7 @@
 """One file of an atlas: arrays and records <-> the bytes of a safetensors file with a checksum.
 
-Metadata: one JSON object under "featviz.atlas", with "version", "records", one for each unit, and "blake2b", the checksum of all
-arrays and of the records. It is one entry, since safetensors writes several in no fixed order.
+Metadata: one JSON object under "featviz.atlas", with "version", "records", one for each unit, and "blake2b", the checksum of
+all arrays and of the records. It is one entry, since safetensors writes several in no fixed order.
 Reading never unpickles, and looks at the size of a file before it reads it.
 """
 

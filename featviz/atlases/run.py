@@ -62,8 +62,8 @@ def atlas(
 
     The work is cut into items of a few units of one layer. An item that is in the folder is not made again, so the same call
     goes on after an interruption of any kind, and several processes may work on one folder: on shards of their own, or on the
-    same. On one kind of machine, in float32 by the eager backend, the files are equal to the byte, however often the work was
-    interrupted; otherwise to rounding.
+    same. In float32 by the eager backend, on one kind of machine and with one number of threads, the files are equal to the
+    byte however often the work was interrupted; otherwise to rounding.
 
     Args:
         out: the folder. One that holds an atlas of other networks or another configuration is refused.
