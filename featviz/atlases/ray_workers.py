@@ -8,6 +8,7 @@ again by the same call: what is written stays.
 import copy
 import logging
 import math
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -72,13 +73,14 @@ class RayWorkers:
         log.info("%d workers of Ray, %s each.", count, ", ".join(f"{n} {name[4:]}" for name, n in share.items()))
 
         def start() -> tuple[Any, Any]:
-            worker = ray.remote(_Worker).options(**share).remote(sent, 0 if gpus else math.ceil(share["num_cpus"]))
-            return worker.ready.remote(), worker
+            threads = 0 if gpus else math.ceil(share["num_cpus"])
+            worker = ray.remote(_Worker).options(**share).remote(sys.path, threads)
+            return worker.load.remote(sent), worker
 
         starting = dict(start() for _ in range(count))
         running: dict[Any, tuple[Any, Item]] = {}
         again: deque[Item] = deque()
-        lost: Counter[Item] = Counter()
+        lost: Counter[Item | None] = Counter()
         source = iter(items)
 
         def hand_out(worker: Any) -> None:
@@ -103,15 +105,14 @@ class RayWorkers:
                     worker, item = running.pop(reference)
                     yield item, ray.get(reference)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                log.warning("a worker of Ray is lost (%s): another one is started.", type(error).__name__)
+                lost[item] += 1
+                what = "" if item is None else f" at {item.layer}, units {item.units[0]} to {item.units[-1]}"
+                if lost[item] > RETRIES:
+                    reason = " ".join(str(error).split())[-200:]
+                    raise AtlasError(f"{lost[item]} workers of Ray were lost{what}: {reason}") from error
+                log.warning("a worker of Ray is lost%s (%s): another one is started.", what, type(error).__name__)
                 starting.update([start()])
                 if item is not None:
-                    lost[item] += 1
-                    if lost[item] > RETRIES:
-                        raise AtlasError(
-                            f"{item.layer}, units {item.units[0]} to {item.units[-1]}, ended its worker {lost[item]} times: "
-                            "look for memory, or render it alone."
-                        ) from error
                     again.append(item)
                 continue
             except ray.exceptions.RayTaskError as error:
@@ -121,18 +122,26 @@ class RayWorkers:
 
 
 class _Worker:
-    """Holds the networks of an atlas, sent once."""
+    """Renders items with networks that it is sent once.
 
-    def __init__(self, render: ItemRenderer, threads: int) -> None:
+    Args:
+        path: where the driver imports from, which a network's own class may need.
+        threads: of torch; 0: as it likes.
+    """
+
+    def __init__(self, path: list[str], threads: int) -> None:
         if threads:
             torch.set_num_threads(threads)
-        self._render = render
+        sys.path += [folder for folder in path if folder not in sys.path]
+        self._render: ItemRenderer | None = None
 
-    def ready(self) -> None:
-        """Returns once the networks are here."""
+    def load(self, render: ItemRenderer) -> None:
+        """Take the networks; they come after the path that they are imported from is known."""
+        self._render = render
 
     def render(self, item: Item) -> bytes:
         """The bytes of an item's file."""
+        assert self._render is not None
         return self._render(item).to_bytes()
 
 
