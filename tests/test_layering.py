@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "config", "units", "files", "version"}
+BASE = {"errors", "config", "units", "files", "reading", "version"}
 TORCH = BASE | {"data", "weights", "isolation", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
-ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "zoo"}
+ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "atlases", "zoo"}
 
 # package -> packages that its files may import, besides their own
 MAY_IMPORT = {
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "units": {"errors"},
     "files": {"errors"},
+    "reading": set(),
     "version": set(),
     "data": BASE,
     "weights": BASE,
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "panel": LEVEL_4 | {"evidence", "gallery"},
     "panel_rendering": LEVEL_4 | {"evidence", "gallery", "panel"},
     "triplet": LEVEL_4 | {"evidence", "gallery", "panel", "panel_rendering"},
+    "atlases": LEVEL_4 | {"evidence", "gallery", "panel", "panel_rendering"},
     "cli": ALL | {"featviz"},
     "__main__": {"cli"},
     "featviz": ALL,
@@ -50,6 +52,7 @@ THIRD_PARTY = {
     "config": set(),
     "units": set(),
     "files": set(),
+    "reading": set(),
     "gallery": {"PIL", "numpy", "matplotlib"},
     "weights": {"torch", "safetensors", "numpy"},
     "isolation": {"torch"},
@@ -169,8 +172,8 @@ def test_public_functions_are_not_hidden_by_packages_of_the_same_name():
     script = """
 import featviz
 featviz.render_unit_triplet
-assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
-import featviz.symmetry.groups, featviz.merging.merge, featviz.rendering.render
-assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render"))
+assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render", "atlas", "page"))
+import featviz.symmetry.groups, featviz.merging.merge, featviz.rendering.render, featviz.atlases.run, featviz.atlases.page
+assert all(not isinstance(getattr(featviz, name), type(featviz)) for name in ("align", "merge", "render", "atlas", "page"))
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -74,7 +74,7 @@ def panel_arrays(panel: Panel, images: str = "raw") -> dict[str, np.ndarray]:
         trace[row, :, : part.trace.shape[0]] = part.trace.float().numpy().T
     steps = np.stack([part.steps.numpy() for part in parts]).astype(np.int32)
     pictures = np.stack([_bytes_of(part.images) for part in parts])
-    return {"trace": trace, "steps": steps, **(_webp(pictures) if images == "webp" else {"images": pictures})}
+    return {"trace": trace, "steps": steps, **(webp_arrays(pictures) if images == "webp" else {"images": pictures})}
 
 
 def pictures_of(chunk: Chunk) -> np.ndarray:
@@ -134,7 +134,12 @@ def _smaller(part: Tensor) -> np.ndarray:
     return reduced if reduced.ndim == 3 else reduced[..., None]
 
 
-def _webp(pictures: np.ndarray) -> dict[str, np.ndarray]:
+def webp_arrays(pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Pictures (s, n, h, w, 3) as files of WebP, and where each ends.
+
+    Raises:
+        AtlasError: another number of channels.
+    """
     if pictures.shape[-1] != 3:
         raise AtlasError(f"WebP holds images of 3 channels, these have {pictures.shape[-1]}: use images='raw'.")
     files = []

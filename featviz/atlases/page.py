@@ -1,18 +1,19 @@
 """The page of an atlas: the store's items -> `featviz.gallery.page.contents.Page`, one block at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featviz.atlases.chunk import Chunk
-from featviz.atlases.items import pictures_of
+from featviz.atlases.items import panel_arrays, pictures_of
 from featviz.atlases.plan import Item
 from featviz.atlases.store import AtlasStore
 from featviz.errors import AtlasError
 from featviz.gallery.page.contents import Page, PageBlock, PageLayer
 from featviz.gallery.page.write import write_page
+from featviz.panel import Panel
 
 PAGE = "page"  # the folder of the page in that of the atlas
 
@@ -35,6 +36,19 @@ def page(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     store = AtlasStore.open(folder)
     return write_page(page_of(store), Path(folder) / PAGE if out is None else Path(out))
+
+
+def page_of_panels(title: str, panels: Sequence[Panel]) -> Page:
+    """What a page of panels in memory shows, each of another layer: those of one call of `render_panel` or more."""
+    layers = []
+    for panel in panels:
+        records, arrays = [panel.unit_record(row) for row in range(len(panel))], panel_arrays(panel)
+        layers.append(
+            PageLayer(panel.layer, len(panel), [PageBlock(records, arrays["images"], arrays["trace"], arrays["steps"])])
+        )
+    config = panels[0].config
+    facts = {"Rendering": f"{_size(list(config.image_hw))} px, {config.steps_in_words}, seed {config.seed}"}
+    return Page(title, panels[0].subjects, layers, facts)
 
 
 def page_of(store: AtlasStore) -> Page:
@@ -90,7 +104,7 @@ def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
         if crops is not None and (crops.ndim != 6 or crops.dtype != np.uint8 or crops.shape[:2] != (len(shown), units)):
             raise AtlasError("the exemplars of an item have another shape than its units: their file is damaged.")
     records = [
-        record | ({"fate": fates[record["unit"]]} if record["unit"] in fates else {}) for record in chunk.records
+        record | ({"fate": fates[unit]} if (unit := record.get("unit")) in fates else {}) for record in chunk.records
     ]
     trace, steps = trace.astype(np.float32), steps.astype(np.int32)
     return PageBlock(records, images, trace, steps, crops, () if crops is None else shown)

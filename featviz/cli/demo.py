@@ -9,12 +9,12 @@ from featviz.config import RenderConfig
 
 DESCRIPTION = """\
 Two ResNet-20 that were trained on CIFAR-10 from different seeds come with featviz, with their alignment and the
-statistics of their repaired merge. Render some units of three layers in A, B' and the merge.
+statistics of their repaired merge. Render some units of three layers in A, B' and the merge, and make a page of them.
 """
 
 EXAMPLES = """\
 examples:
-  featviz demo                                  about a minute on two cores; writes out/demo/*.png
+  featviz demo                                  about a minute on two cores; writes out/demo/
   featviz demo --steps 16 --size 32             a quick look
 """
 
@@ -25,7 +25,7 @@ The three pictures of a row began with the same noise; what differs comes from t
 In each file the first {best} rows are the layer's best matched units and the last {worst} its worst: look for one
 texture across a good row, and for what the merge made of two different ones in a bad row.
 Below a merged unit stands what became of it on 10,000 images, measured beforehand: c, how alike A and B' answer, and f, how
-well the merged unit answers as their mean."""
+well the merged unit answers as their mean. Open {page} in a browser to see all of it."""
 
 
 def add(commands: Any) -> None:
@@ -54,8 +54,10 @@ def run(args: Namespace) -> None:
     defaults = arguments.DEFAULTS.demo
     config = RenderConfig(size=args.size, steps=args.steps, seed=args.seed)
     rendering.check_pictures(args.out, map(NAME.format, defaults.layers))
+    from featviz.atlases.page import page_of_panels
     from featviz.cli import inputs
     from featviz.evidence.fates.stored_fates import read_fates
+    from featviz.gallery.page.write import write_page
     from featviz.matching.alignment import load_alignment
     from featviz.merging.merge import merge
     from featviz.rendering.render import resolve_device
@@ -69,6 +71,7 @@ def run(args: Namespace) -> None:
     fates = read_fates(pair.fates_path)
     merged = merge(pair.a, pair.b, alignment, repair="none")
     merged.load_state_dict(pair.merged_statistics, strict=False)
+    shown = []
     with rendering.saving() as save:
         for layer in defaults.layers:
             units = _best_and_worst(alignment.indexer, layer, defaults.best, defaults.worst)
@@ -77,8 +80,10 @@ def run(args: Namespace) -> None:
                     pair.a, pair.b, layer, units, merged=merged, alignment=alignment, config=config,
                     device=device, progress=progress,
                 )  # fmt: skip
-            save(triplets.with_evidence(fates=fates), rendering.picture(args.out, NAME.format(layer)))
-    print(LOOK.format(best=defaults.best, worst=defaults.worst))
+            shown.append(triplets.with_evidence(fates=fates))
+            save(shown[-1], rendering.picture(args.out, NAME.format(layer)))
+    page = write_page(page_of_panels("Two ResNet-20 and their merge", shown), args.out / "page")
+    print(LOOK.format(best=defaults.best, worst=defaults.worst, page=page))
 
 
 def _best_and_worst(indexer: Any, layer: str, best: int, worst: int) -> list[int]:
