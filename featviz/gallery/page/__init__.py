@@ -1,1 +1,1 @@
-"""The static page of an atlas: `write_page(Page, folder)`."""
+"""The static page of an atlas: `featviz.gallery.page.write.write_page(Page, folder)` writes it."""

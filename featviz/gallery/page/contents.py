@@ -1,7 +1,6 @@
 """What a page shows: numbers and pictures of units, without any network.
 
-`Page` -> its `PageLayer`s -> their `PageBlock`s, which are made one at a time, so that a page of a million units needs the memory
-of one block.
+`Page` -> its `PageLayer`s -> their `PageBlock`s, made one at a time: a page of a million units needs the memory of one.
 """
 
 from collections.abc import Iterable, Mapping

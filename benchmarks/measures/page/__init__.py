@@ -1,0 +1,5 @@
+"""Measures of `benchmarks/page.py`."""
+
+from measures.page import scale
+
+MEASURES = (scale,)
