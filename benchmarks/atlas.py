@@ -1,7 +1,7 @@
 """Benchmarks of atlases: a whole network, and many workers. MEASURE --help explains it.
 
 Examples:
-    uv run python benchmarks/atlas.py whole --data cifar/ --out-folder runs/whole --keep
+    uv run python benchmarks/atlas.py whole_network --data cifar/ --keep
     uv run python benchmarks/atlas.py workers --keep
 """
 

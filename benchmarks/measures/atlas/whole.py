@@ -1,6 +1,6 @@
 """An atlas of all units of the norms of the bundled pair, with evidence: units per minute, bytes per unit, memory over time.
 
-    python benchmarks/atlas.py whole --data cifar/ --quality draft --keep
+    python benchmarks/atlas.py whole_network --data cifar/ --quality draft --keep
 
 The atlas is made in a process of its own, whose resident memory is read every five seconds (Linux), and kept
 in `--out-folder`; `featviz page` makes a page of it. *webp*: the same pictures as WebP of quality 90, over their raw bytes.
@@ -19,7 +19,7 @@ import featviz
 from featviz.atlases.items import pictures_of, webp_arrays
 from measures.report import Record, markdown
 
-NAME = "atlas"
+NAME = "whole_network"
 PLOT = "atlas-memory.png"
 HEAD = (
     "units", "networks", "quality", "measured on", "evidence, s", "rendering, s",
