@@ -7,6 +7,7 @@ A folder gives labels where it has one folder per class: the index of the class 
     featviz.merge(a, b, alignment, data=data)      # may iterate over the images any number of times
 """
 
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from featviz.errors import BatchError, DataError
+from featviz.reading import check_file
 
 Data = Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 Batch = Tensor | tuple[Tensor, Tensor]
+# What image files may hold. Pillow knows more formats, and starts a program for one of them (Ghostscript for EPS).
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+MOST_PIXELS = 89_478_485  # of an image: Pillow warns of more, since a small file may say so and fill the memory
+MOST_BYTES = 2**29  # of an image file, which is read as a whole
 NO_DATA = "there is no data: `data` yielded no batch (a generator serves only once); give a list or a DataLoader."
 
 
@@ -127,14 +133,24 @@ def read_image(path: str | Path, size: tuple[int, int], color_mode: str = "RGB")
         color_mode: of Pillow: "RGB", or "L" for gray.
 
     Raises:
-        DataError: it cannot be read as an image.
+        DataError: it cannot be read as an image, or has more than `MOST_PIXELS`.
     """
     try:
-        with Image.open(path) as opened:
-            image = opened.convert(color_mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        check_file(path, MOST_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            content = io.BytesIO(
+                Path(path).read_bytes()
+            )  # of a file, Pillow would allocate what a header says is to come
+            with Image.open(content, formats=IMAGE_FORMATS) as opened:
+                if opened.width * opened.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+                image = opened.convert(color_mode)
+        pixels = np.array(_resized_and_cropped(image, *size))
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has more than {MOST_PIXELS} pixels: make it smaller, or remove it.") from error
+    except Exception as error:  # a damaged image raises whatever its remains lead to
         raise DataError(f"{path} cannot be read as an image: replace or remove it.") from error
-    pixels = np.array(_resized_and_cropped(image, *size))
     return torch.from_numpy(pixels).view(*size, -1).permute(2, 0, 1)
 
 

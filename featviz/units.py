@@ -13,7 +13,9 @@ UnitSpec(layer='fc', channels=None)
 import re
 from dataclasses import dataclass
 
-from featviz.errors import UnitError
+from featviz.errors import UnitError, shown
+
+MOST_CHANNELS = 2**20  # in one spec: it names what is rendered, and no layer has so many
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ def parse_units(text: str) -> UnitSpec:
     """Read `layer`, `layer:17`, `layer:0-15` or `layer:0-3,7,9`.
 
     Raises:
-        UnitError: the part after the colon is not numbers and ranges.
+        UnitError: the part after the colon is not numbers and ranges, or they are more than `MOST_CHANNELS`.
     """
     layer, colon, channels = text.strip().rpartition(":")
     if not colon:
         return UnitSpec(channels, None)
     if not layer:
-        raise UnitError(f"{text!r} names no layer: write layer:channel, for example layer3.1.conv2:17.")
+        raise UnitError(f"{shown(text)} names no layer: write layer:channel, for example layer3.1.conv2:17.")
     return UnitSpec(layer, parse_channels(channels))
 
 
@@ -42,12 +44,16 @@ def parse_channels(text: str) -> tuple[int, ...]:
     """Read `17`, `0-15` or `0-3,7,9` (both ends of a range included)."""
     channels: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        found = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part)
         if not found:
-            raise UnitError(f"{text!r} is not a list of channels: write 17, 0-15 or 0-3,7,9.")
+            raise UnitError(f"{shown(text)} is not a list of channels: write 17, 0-15 or 0-3,7,9.")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise UnitError(f"the range {part.strip()} runs backwards: write {last}-{first}.")
+        if len(channels) + last - first >= MOST_CHANNELS:
+            raise UnitError(
+                f"{shown(text)} has more than {MOST_CHANNELS} channels: give fewer, or the layer alone for all."
+            )
         channels.extend(range(first, last + 1))
     return tuple(channels)
 

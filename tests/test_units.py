@@ -51,3 +51,12 @@ def test_what_is_no_spec_is_said_with_a_remedy(text, part):
     with pytest.raises(UnitError, match=part) as caught:
         parse_units(text)
     assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text", ["0-99999999999", "1,0-999999999999999999999", "9" * 5000, "0-" + "9" * 5000, "x" * 10**5]
+)
+def test_a_spec_is_refused_before_it_fills_the_memory(text):
+    with pytest.raises(UnitError, match=r"more than 1048576 channels|not a list of channels") as caught:
+        parse_units(f"fc:{text}")
+    assert len(str(caught.value)) < 500

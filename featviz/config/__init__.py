@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featviz.config.matching_methods import AlignConfig
-from featviz.config.ranges import each, in_range, number, numbers
-from featviz.errors import AlignmentError, RenderError
+from featviz.config.ranges import each, in_range, number, numbers, one_of
+from featviz.errors import AlignmentError, RenderError, shown
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
 
@@ -30,6 +30,7 @@ QUALITIES = {
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
+MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
@@ -94,8 +95,10 @@ class RenderConfig:
                 continue
             sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
             whole = [number(side, int) for side in sides]
-            if len(whole) != 2 or any(side is None or side < 1 for side in whole):
-                raise RenderError(f"{name} is {value!r}: give a side in pixels, or (height, width), of 1 or more.")
+            if len(whole) != 2 or any(side is None or not 1 <= side <= MOST_PIXELS for side in whole):
+                raise RenderError(
+                    f"{name} is {shown(value)}: give a side in pixels, or (height, width), from 1 to {MOST_PIXELS}."
+                )
             self._set(name, tuple(whole) if isinstance(value, (tuple, list)) else whole[0])
         choices = {
             "parameterization": PARAMETERIZATIONS,
@@ -107,13 +110,13 @@ class RenderConfig:
             "backend": ("auto", "eager"),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise RenderError(f"{name} is {getattr(self, name)!r}: use one of {', '.join(allowed)}.")
+            if not one_of(getattr(self, name), allowed):
+                raise RenderError(f"{name} is {shown(getattr(self, name))}: use one of {', '.join(allowed)}.")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None:
                 if numbers(value) is None:
-                    raise RenderError(f"{name} is {value!r}: give finite numbers, one per channel, or None.")
+                    raise RenderError(f"{name} is {shown(value)}: give finite numbers, one per channel, or None.")
                 self._set(name, numbers(value))
         if self.profile is not None:
             profile = numbers(self.profile)
@@ -123,7 +126,7 @@ class RenderConfig:
         if self.color is not None and not (isinstance(self.color, str) and self.color == "imagenet"):
             rows = each(self.color, numbers)
             if rows is None or [len(row) for row in rows] != [3, 3, 3]:
-                raise RenderError(f"color is {self.color!r}: use 'imagenet', a 3x3 matrix or None.")
+                raise RenderError(f"color is {shown(self.color)}: use 'imagenet', a 3x3 matrix or None.")
             self._set("color", rows)
         for name, low, high in (
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
@@ -132,7 +135,7 @@ class RenderConfig:
             ("weight_decay", 0.0, 10.0),
         ):  # fmt: skip
             value = getattr(self, name)
-            if (name, value) in (("memory", None), ("batch", "auto"), ("steps", None), ("lr", None)):
+            if (value is None and name in ("memory", "steps", "lr")) or (name == "batch" and one_of(value, ("auto",))):
                 continue
             self._set(name, in_range(name, value, low, high, RenderError))
 
@@ -193,13 +196,13 @@ class MergeConfig:
         weight, points = number(self.weight, float), number(self.points, int)
         if weight is None or not -10 <= weight <= 10:
             raise AlignmentError(
-                f"the weight of B is {self.weight!r}: it lies between -10 and 10, where 0 is A alone and 1 is B' alone."
+                f"the weight of B is {shown(self.weight)}: it lies between -10 and 10, where 0 is A alone and 1 is B' alone."
             )
-        if self.repair not in REPAIRS:
-            raise AlignmentError(f"there is no repair {self.repair!r}: use one of {', '.join(REPAIRS)}.")
+        if not one_of(self.repair, REPAIRS):
+            raise AlignmentError(f"there is no repair {shown(self.repair)}: use one of {', '.join(REPAIRS)}.")
         if points is None or not 2 <= points <= 10_000:
             raise AlignmentError(
-                f"a barrier of {self.points!r} points cannot be measured: use a whole number from 2 to 10000."
+                f"a barrier of {shown(self.points)} points cannot be measured: use a whole number from 2 to 10000."
             )
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "points", points)

@@ -34,7 +34,7 @@ from featviz.config.matching_options import (
     ZipItOptions,
 )
 from featviz.config.ranges import in_range
-from featviz.errors import AlignmentError
+from featviz.errors import AlignmentError, shown
 
 PERMUTATION, LINEAR = "permutation", "linear combination"
 SEEDS = 2**62  # the largest seed
@@ -186,7 +186,7 @@ def method_named(name: object, networks: int | None = None) -> MatchingMethod:
         wanted = "" if networks in (None, 2) else f" for {networks} networks"
         other = " (it needs align_many)" if networks == 2 and name in methods(3) else ""
         names = ", ".join(map(repr, known))
-        raise AlignmentError(f"there is no method {name!r}{wanted}{other}: use one of {names}.")
+        raise AlignmentError(f"there is no method {shown(name)}{wanted}{other}: use one of {names}.")
     return known[name]
 
 

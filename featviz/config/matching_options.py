@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from featviz.config.ranges import in_range
-from featviz.errors import AlignmentError
+from featviz.errors import AlignmentError, shown
 
 
 def option(default: Any, text: str, low: float, high: float) -> Any:
@@ -39,7 +39,7 @@ def _checked(name: str, value: Any, one: Any) -> Any:
     if not isinstance(one.default, tuple):
         return in_range(name, value, low, high, AlignmentError)
     if not isinstance(value, (tuple, list)) or len(value) != len(one.default):
-        raise AlignmentError(f"{name} is {value!r}: give {len(one.default)} numbers between {low} and {high}.")
+        raise AlignmentError(f"{name} is {shown(value)}: give {len(one.default)} numbers between {low} and {high}.")
     return tuple(in_range(name, part, low, high, AlignmentError) for part in value)
 
 

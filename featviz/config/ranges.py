@@ -4,10 +4,13 @@ value from Python, NumPy or torch -> int, float or tuple of floats.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Any
 
-from featviz.errors import FeatvizError
+from featviz.errors import FeatvizError, shown
+
+MOST = 100_000  # values in a tuple
 
 
 def number(value: Any, kind: type) -> Any:
@@ -27,12 +30,12 @@ def numbers(values: Any) -> tuple[float, ...] | None:
 
 
 def each(values: Any, read: Callable[[Any], Any]) -> tuple[Any, ...] | None:
-    """What `read` makes of every value; None where there is no value, or one of which `read` makes None."""
+    """What `read` makes of every value; None where there are none or more than `MOST`, or one of which `read` makes None."""
     try:
-        found = tuple(read(value) for value in values)
+        found = tuple(read(value) for value in islice(values, MOST + 1))
     except TypeError:
         return None
-    return None if not found or None in found else found
+    return None if not 0 < len(found) <= MOST or None in found else found
 
 
 def in_range(name: str, value: Any, low: float, high: float, error: type[FeatvizError]) -> Any:
@@ -44,5 +47,10 @@ def in_range(name: str, value: Any, low: float, high: float, error: type[Featviz
     found = number(value, type(low))
     if found is None or not low <= found <= high:
         whole = ", a whole number" if isinstance(low, int) else ""
-        raise error(f"{name} is {value!r}: it lies between {low} and {high}{whole}.")
+        raise error(f"{name} is {shown(value)}: it lies between {low} and {high}{whole}.")
     return found
+
+
+def one_of(value: Any, allowed: Collection[str]) -> bool:
+    """Whether the value is one of these names. An array is none: it would be compared with each name by element."""
+    return isinstance(value, str) and value in allowed

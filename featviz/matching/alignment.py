@@ -20,11 +20,13 @@ from featviz.matching.assignment import Floats, Matching
 from featviz.matching.indexer import LinearUnitIndexer, UnitIndexer
 from featviz.matching.linear.combination import PARENTS, LinearCombination, combination_of_permutations
 from featviz.matching.shared_parts import Private, groups_for_matching
+from featviz.matching.stored_groups import as_numbers, check_floats, check_permutations
 from featviz.subjects import Subject, as_subject
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
 from featviz.symmetry.shared_groups import SharedGroups
 from featviz.weights.checks import digest
+from featviz.weights.tensors import named_tensors
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,13 @@ class Alignment(ABC):
         """Make sure that this alignment belongs to these two networks.
 
         Raises:
-            AlignmentError: a digest differs.
+            AlignmentError: a digest differs, or the groups own what the networks do not have.
         """
-        check_digest("A", digest(as_subject(model_a).model), self.digest_a)
-        check_digest("B", digest(as_subject(model_b).model), self.digest_b)
+        a, b = as_subject(model_a).model, as_subject(model_b).model
+        check_digest("A", digest(a), self.digest_a)
+        check_digest("B", digest(b), self.digest_b)
+        check_axes(self.groups, a)
+        check_axes(self.groups_b, b)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, which `featviz.load_alignment` reads.
@@ -150,10 +155,11 @@ class PermutationAlignment(Alignment):
         What is private to B moves along the axes that it shares with the groups, such as the input of its own head.
 
         Raises:
-            AlignmentError: `model_b` is not the B of this alignment.
+            AlignmentError: `model_b` is not the B of this alignment, or the groups own what it does not have.
         """
         network = as_subject(model_b).model
         check_digest("B", digest(network), self.digest_b)
+        check_axes(self.groups_b, network)
         return permute_module(network, self.groups_b, self.permutations)
 
     def as_combination(self) -> LinearCombination:
@@ -219,8 +225,8 @@ def load_alignment(path: str | Path) -> Alignment:
     Raises:
         AlignmentError: there is no such file, it is damaged, or it is no alignment.
     """
+    groups, metadata, arrays, structure = read_alignment_file(path)
     try:
-        groups, metadata, arrays, structure = read_alignment_file(path)
         parts = groups if isinstance(groups, SharedGroups) else None
         groups = groups.a if isinstance(groups, SharedGroups) else groups
         known = (groups, metadata["method"], int(metadata["seed"]), metadata["digest_a"], metadata["digest_b"])
@@ -231,14 +237,23 @@ def load_alignment(path: str | Path) -> Alignment:
                 for kind in ("merge", "split")
             )
             scores = {name: arrays[f"score/{name}"] for name in names}
+            for number in (0, 1):
+                check_floats(groups, "merge", {name: pair[number] for name, pair in merge.items()}, axes=2)
+                check_floats(groups, "split", {name: pair[number] for name, pair in unmerge.items()}, axes=2)
+            check_floats(groups, "score", scores)
             return LinearAlignment(*known, LinearCombination(merge, unmerge, scores))
         perms, scores, margins = (
             {name: arrays[f"{kind}/{name}"] for name in names} for kind in ("permutation", "score", "margin")
         )
-        matching = Matching(perms, scores, margins, tuple(structure["objectives"]))
+        check_permutations(groups, perms)
+        check_floats(groups, "score", scores)
+        check_floats(groups, "margin", margins)
+        matching = Matching(perms, scores, margins, as_numbers(structure["objectives"]))
         return PermutationAlignment(*known, matching, parts=parts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise AlignmentError(f"{path} was written by another version of featviz: make it again.") from error
+    except KeyError as error:
+        raise AlignmentError(f"{path} lacks {error}, so another version of featviz wrote it: make it again.") from error
+    except ValueError as error:
+        raise AlignmentError(f"{path} is damaged ({error}): make it again.") from error
 
 
 def check_digest(which: str, found: str, wanted: str) -> None:
@@ -248,3 +263,20 @@ def check_digest(which: str, found: str, wanted: str) -> None:
             f"this alignment belongs to another model {which} (digest {wanted[:12]}, the model at hand has {found[:12]}): "
             "align these two models, or give the checkpoints that it was made from."
         )
+
+
+def check_axes(groups: PermutationGroups, model: nn.Module) -> None:
+    """Raise AlignmentError where a group owns a parameter, an axis or an index that the network does not have."""
+    tensors = named_tensors(model)
+    for group in groups:
+        for axis in group.axes:
+            shape: tuple[int, ...] = tuple(tensors[axis.parameter].shape) if axis.parameter in tensors else ()
+            most = shape[axis.axis] * axis.blocks if axis.axis < len(shape) else 0
+            if axis.blocks > 1 and (axis.axis != 1 or len(shape) < 2 or shape[0] % axis.blocks):
+                most = 0  # blocks are those of a grouped convolution's weight
+            if axis.index.size and axis.index.max() >= most:
+                raise AlignmentError(
+                    f"group {group.name} owns index {axis.index.max()} on axis {axis.axis} of {axis.parameter} "
+                    f"(in {axis.blocks} blocks), which the network does not have, so the alignment's file is damaged: align "
+                    "these two networks again."
+                )

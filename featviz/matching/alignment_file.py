@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from featviz.errors import AlignmentError
 from featviz.files import write_atomically
+from featviz.matching.safetensors_arrays import read_arrays
+from featviz.matching.stored_groups import check_groups, check_shared
+from featviz.reading import json_value
 from featviz.symmetry.groups import Group, GroupAxis, LayerUnits, PermutationGroups, Pinned
 from featviz.symmetry.shared_groups import SharedGroups
 from featviz.version import __version__
@@ -59,27 +61,34 @@ def read_alignment_file(
     """Groups, metadata, all arrays and the structure of a file, also of one that an earlier version wrote.
 
     Raises:
-        AlignmentError: there is no such file, it is damaged, or it is no alignment.
+        AlignmentError: there is no such file, it is damaged, its groups included, or it is no alignment.
     """
     path = Path(path)
     if not path.is_file():
         raise AlignmentError(f"there is no alignment file {path}: make one with `featviz align`.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        arrays, metadata = read_arrays(path)
+    except (ValueError, OSError) as error:
         raise AlignmentError(f"{path} is damaged or no safetensors file ({error}): make it again.") from error
     if metadata.get("format") != FORMAT or metadata.get("convention") != CONVENTION:
         raise AlignmentError(
             f"{path} is a safetensors file but no alignment of featviz: make one with `featviz align`."
         )
-    structure = json.loads(metadata["structure"])
-    groups = _unflatten_groups(arrays, structure)
-    if "groups_of_b" in structure:
-        arrays_b = {key.removeprefix("b/"): array for key, array in arrays.items() if key.startswith("b/")}
-        groups_b = _unflatten_groups(arrays_b, structure["groups_of_b"])
-        groups = SharedGroups(groups, groups_b, structure["shared"], *map(tuple, structure["private"]))
+    try:
+        structure = json_value(metadata["structure"])
+        groups = _unflatten_groups(arrays, structure)
+        check_groups(groups)
+        if "groups_of_b" in structure:
+            arrays_b = {key.removeprefix("b/"): array for key, array in arrays.items() if key.startswith("b/")}
+            groups_b = _unflatten_groups(arrays_b, structure["groups_of_b"])
+            check_groups(groups_b)
+            shared, (private_a, private_b) = structure["shared"], structure["private"]
+            groups = SharedGroups(groups, groups_b, shared, tuple(private_a), tuple(private_b))
+            check_shared(groups)
+    except KeyError as error:
+        raise AlignmentError(f"{path} lacks {error}, so another version of featviz wrote it: make it again.") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise AlignmentError(f"{path} is damaged ({error}): make it again.") from error
     return groups, metadata, arrays, structure
 
 

@@ -7,12 +7,16 @@ Which entry of a file is loaded, and what is stripped from its names, is decided
 """
 
 import argparse
+import io
 import logging
+import mmap
 import pickle
+import pickletools
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 
 from featviz.errors import CheckpointError, OutputError
 from featviz.files import write_atomically
+from featviz.reading import check_file, open_archive
 from featviz.weights.checks import count_invalid, first_names
 from featviz.weights.state_dicts import Entry, find_entries, match_network, only_entry
 
@@ -33,6 +38,9 @@ PLAIN_TYPES = [
     np.dtype,
     *{type(np.dtype(c)) for c in "?bBhHiIlLefd"},
 ]
+
+INTEGERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")  # pickle's opcodes
+MEMO = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 
 
 def load_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
@@ -78,6 +86,8 @@ def load_into(model: nn.Module, path: str | Path, key: str | None = None) -> lis
     wanted = model.state_dict()
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(f"{path} has {name} sparse, quantized or without values: save it as a plain tensor.")
         if bad := count_invalid(name, tensor, name in parameters):
             raise CheckpointError(
                 f"{path} has NaN or Inf in {name} ({bad} of {tensor.numel()} values): use another checkpoint."
@@ -117,12 +127,17 @@ def _read(path: Path) -> list[Entry]:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it.")
     try:
+        check_file(path)
         with path.open("rb") as file:
             head = file.read(9)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: give the path of a .safetensors or .pt file.") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its rights.") from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its rights.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): give the path of a .safetensors or .pt file."
+        ) from None
     if not head:
         raise CheckpointError(f"{path} is empty: copy or save the checkpoint again.")
     if path.suffix == ".safetensors" or head[8:] == b"{":
@@ -143,7 +158,7 @@ def _read(path: Path) -> list[Entry]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is cut off or no safetensors file ({_first_line(error)}): copy or save it again."
         ) from error
@@ -154,6 +169,7 @@ def _read_torch(path: Path) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_TYPES):
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             warnings.filterwarnings("ignore", ".*looks like a TorchScript archive")
+            _check_sizes(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -171,6 +187,64 @@ def _read_torch(path: Path) -> object:
         raise CheckpointError(
             f"{path} is cut off or no torch file ({_first_line(error)}): copy or save the checkpoint again."
         ) from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Make sure, before torch allocates them, that the sizes which a torch file states are in proportion to it.
+
+    The file is an archive with a pickle, or, of a torch before 1.6, five pickles and then the values.
+
+    Raises:
+        ValueError: a size is out of proportion, or the file is damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            with open_archive(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith("/data.pkl"):
+                        _check_tensors(io.BytesIO(archive.read(name)), path.stat().st_size)
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for _ in range(5):
+                if content.tell() < len(content):
+                    _check_tensors(content, len(content))
+
+
+def _check_tensors(pickled: Any, most: int) -> None:
+    """Make sure that no tensor of a pickle has a storage, or reaches within it, of more than `most` values.
+
+    A storage is a tuple with its number of values, called by BINPERSID. Then follow the tensor's offset, shape and strides, up
+    to the call (REDUCE) that makes the tensor; torch would make the storage larger where these reach past its end. Any other
+    call with a number alone, as `bytearray(2**40)`, may ask for so many bytes.
+
+    Raises:
+        ValueError: a tensor is larger, or this is no pickle.
+    """
+    numbers: list[int] = []
+    within_tensor = False
+    before: list[str] = []  # the two opcodes before
+    for opcode, value, _ in pickletools.genops(pickled):
+        if opcode.name == "BINPERSID":
+            if max(numbers, default=0) > most:
+                raise ValueError(f"it states a tensor of {max(numbers)} values and has {most} bytes")
+            numbers, within_tensor = [], True
+        elif opcode.name == "REDUCE" and within_tensor:
+            axes = len(numbers) // 2
+            if len(numbers) % 2:
+                shape, strides = numbers[1 : axes + 1], numbers[axes + 1 :]
+                end = numbers[0] + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+                if end >= most or min(numbers) < 0:
+                    raise ValueError(f"it states a tensor of shape {tuple(shape)} and has {most} bytes")
+            within_tensor = False
+        elif opcode.name == "REDUCE" and before in (["number", "TUPLE1"], ["number", "TUPLE"]) and numbers:
+            if numbers[-1] > most:
+                raise ValueError(f"it asks for {numbers[-1]} bytes and has {most}")
+        elif opcode.name == "MARK" and not within_tensor:
+            numbers = []
+        elif isinstance(value, int) and opcode.name in INTEGERS:
+            numbers.append(value)
+        if opcode.name not in MEMO:
+            before = [*before[-1:], "number" if opcode.name in INTEGERS else opcode.name]
 
 
 def _first_line(error: Exception) -> str:

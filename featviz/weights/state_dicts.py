@@ -155,7 +155,9 @@ def _count_prefixes(names: Mapping[str, object], known: Mapping[str, object]) ->
     return counts
 
 
-def _matched(shapes: Mapping[str, object], fit: _Fit, entries: Sequence[Entry]) -> tuple[dict[str, Tensor], list[str]]:
+def _matched(
+    shapes: Mapping[str, tuple[int, ...]], fit: _Fit, entries: Sequence[Entry]
+) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of a fit with its notes; what lies beside them is left out where it belongs to no network.
 
     Raises:
@@ -180,7 +182,10 @@ def _matched(shapes: Mapping[str, object], fit: _Fit, entries: Sequence[Entry]) 
         notes.append(f"ignored {first_names(left)}{more}, which the network does not have")
     if others := [other.key for other in entries if other.key not in ("", entry.key)]:
         notes.append(f"left out {first_names(map(repr, others))}, which does not fit the network")
-    return {name: value for name, value in weights.items() if name in shapes}, notes
+    fitting = {name: value for name, value in weights.items() if name in shapes and tuple(value.shape) == shapes[name]}
+    if misshapen := [name for name in weights if name in shapes and name not in fitting]:  # counters of BatchNorm alone
+        notes.append(f"left out {first_names(misshapen)}, of another shape")
+    return fitting, notes
 
 
 def _belongs_to_training(name: str) -> bool:

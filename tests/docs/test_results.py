@@ -8,11 +8,16 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from measures import evidence, merging, rendering, symmetry  # noqa: E402
+from measures import atlas, evidence, merging, page, rendering, robustness, symmetry  # noqa: E402
 from measures.command import section  # noqa: E402
 from measures.report import DOCS, RESULTS, portable  # noqa: E402
 
-MEASURES = [m for topic in (rendering, merging, symmetry, evidence) for m in topic.MEASURES if hasattr(m, "table")]
+MEASURES = [
+    m
+    for topic in (rendering, merging, symmetry, evidence, atlas, page, robustness)
+    for m in topic.MEASURES
+    if hasattr(m, "table")
+]
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.NAME)

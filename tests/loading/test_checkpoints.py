@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -187,3 +188,83 @@ def test_an_alignment_in_place_of_a_checkpoint_is_told_so(tmp_path):
     featviz.align(a, b, torch.rand(1, 3, 8, 8)).save(path)
     with pytest.raises(CheckpointError, match=r"it is an alignment and no checkpoint"):
         load_into(a, path)
+
+
+def changed_pickle(path, change, **options):
+    """A torch file whose pickle `change` has changed."""
+    torch.save({"w": torch.ones(4)}, path, **options)
+    if options:
+        path.write_bytes(change(path.read_bytes()))
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+HUGE = b"\x8a\x08" + (2**40).to_bytes(8, "little")  # a number in a pickle
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"_use_new_zipfile_serialization": False}], ids=["archive", "before torch 1.6"]
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.replace(b"K\x04N", HUGE + b"N").replace(b"K\x04t", HUGE + b"t"),
+        lambda content: content.replace(b"QK\x00K\x04", b"QK\x00" + HUGE),
+        lambda content: content.replace(b"QK\x00K\x04", b"Q" + HUGE + b"K\x04"),
+    ],
+    ids=["storage", "shape", "offset"],
+)
+def test_a_size_is_checked_before_it_is_allocated(tmp_path, options, change, monkeypatch):
+    changed_pickle(tmp_path / "w.pt", change, **options)
+    monkeypatch.setattr(torch, "load", lambda *given, **more: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="states a tensor of"):
+        load_weights(tmp_path / "w.pt")
+
+
+def test_a_call_for_a_terabyte_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "w.pt").write_bytes(b"\x80\x02cbuiltins\nbytearray\n" + HUGE + b"\x85R.")
+    monkeypatch.setattr(torch, "load", lambda *given, **more: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="asks for 1099511627776 bytes"):
+        load_weights(tmp_path / "w.pt")
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(2**24))
+    monkeypatch.setattr(torch, "load", lambda *given, **more: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="more than 16 times as many"):
+        load_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match="it is a pipe or a device"):
+        load_weights(tmp_path / name)
+
+
+def test_a_counter_of_another_shape_is_left_out(tmp_path, weights):
+    save_file(weights | {"1.num_batches_tracked": torch.zeros(1, 1)}, tmp_path / "w.safetensors")
+    notes = load_into(net(), tmp_path / "w.safetensors")
+    assert "left out 1.num_batches_tracked, of another shape" in notes[0]
+
+
+def test_a_sparse_tensor_is_refused_before_anything_is_loaded(tmp_path, weights):
+    torch.save(weights | {"3.bias": weights["3.bias"].to_sparse()}, tmp_path / "w.pt")
+    model = net()
+    before = digest(model)
+    with pytest.raises(CheckpointError, match=r"3\.bias sparse"):
+        load_into(model, tmp_path / "w.pt")
+    assert digest(model) == before
+
+
+def test_an_archive_whose_unpacking_needs_gigabytes_is_refused(tmp_path):
+    """LZMA says in its header how much memory it needs."""
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+    with pytest.raises(CheckpointError, match="packed by method 14"):
+        load_weights(tmp_path / "w.pt")

@@ -1,11 +1,18 @@
 """Folders of images: every image once, the same every time, and a sentence for what cannot be read."""
 
+import contextlib
+import os
+import struct
+import subprocess
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from featviz.data import ImageFolderBatches, inputs_of, labelled_batches
+from featviz.data import ImageFolderBatches, inputs_of, labelled_batches, read_image
 from featviz.errors import AlignmentError, DataError, RenderError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -127,3 +134,52 @@ def test_settings_that_leave_nothing_are_refused(classes):
             ImageFolderBatches(classes, 8, MEAN, STD, **settings)
     with pytest.raises(DataError, match="2 means"):
         ImageFolderBatches(classes, 8, MEAN[:2], STD, batch=2)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_program_is_started_for_an_image(tmp_path, monkeypatch):
+    """Pillow hands EPS, also under another name, to Ghostscript."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **more: pytest.fail(f"{given} was started"))
+    (tmp_path / "x.png").write_bytes(EPS)
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read_image(tmp_path / "x.png", (4, 4))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_an_image_without_an_end_is_not_read(tmp_path, kind):
+    path = tmp_path / "x.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        Image.new("RGB", (8, 8)).save(path, "WEBP")  # which Pillow reads as a whole
+        os.truncate(path, 2**40)
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read_image(path, (4, 4))
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    write(tmp_path / "x.png")
+    content = bytearray((tmp_path / "x.png").read_bytes())
+    content[16:24] = struct.pack(">II", 10_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(DataError, match="more than 89478485 pixels"):
+        read_image(tmp_path / "x.png", (4, 4))
+
+
+def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path):
+    write(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    at = content.index(b"IDAT")
+    (tmp_path / "x.png").write_bytes(content[: at - 4] + struct.pack(">I", 2**31 - 1) + content[at:])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DataError):
+            read_image(tmp_path / "x.png", (4, 4))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

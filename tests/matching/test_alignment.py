@@ -1,9 +1,14 @@
 """An alignment knows its models, survives its file, and its indexer agrees with the activations (P2)."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from networks import TinyCNN, TinyResNet, seeded
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_file
 from torch import nn
 
 import featviz
@@ -143,3 +148,84 @@ def test_models_that_do_not_fit_each_other_or_hold_nan_are_refused(pair):
         b.conv2.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"model B has NaN or Inf in conv2\.weight"):
         featviz.align(a, b, EXAMPLE)
+
+
+def rewritten(path, name, change):
+    """The file with one array, or its structure, changed."""
+    with safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if name == "structure":
+        structure = json.loads(metadata["structure"])
+        change(structure)
+        metadata["structure"] = json.dumps(structure)
+    else:
+        (key,) = [key for key in arrays if key.startswith(name)][:1]
+        arrays[key] = change(arrays[key].copy())
+    save_file(arrays, path, metadata=metadata)
+
+
+def with_first(value):
+    def change(array):
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+DAMAGE = {
+    "a permutation with a unit twice": ("permutation/", lambda array: array * 0),
+    "a permutation of floats": ("permutation/", lambda array: array.astype(np.float64)),
+    "scores of another shape": ("score/", lambda array: array[:1]),
+    "an index twice": ("index/", lambda array: array * 0),
+    "a negative index": ("index/", with_first(-1)),
+    "a unit of no group": ("layers/", with_first(99)),
+    "an element of no group": ("layers/", lambda array: array + 1000),
+    "units of another width": ("layers/", lambda array: array[:, :1]),
+    "a structure of another type": ("structure", lambda s: s.update(groups=3)),
+    "a size as text": ("structure", lambda s: s["groups"][0].update(size="4")),
+    "blocks that do not divide": ("structure", lambda s: s["groups"][0].update(blocks=3)),
+    "an axis that is none": ("structure", lambda s: s["groups"][0]["axes"][0].update(axis=-1)),
+    "objectives as text": ("structure", lambda s: s.update(objectives="x")),
+    "reasons of another type": ("structure", lambda s: s["sites"].update(layers=[])),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_refused_when_it_is_read(kind, alignment, tmp_path):
+    alignment.save(tmp_path / "ab.safetensors")
+    rewritten(tmp_path / "ab.safetensors", *DAMAGE[kind])
+    with pytest.raises(AlignmentError, match="damaged"):
+        featviz.load_alignment(tmp_path / "ab.safetensors")
+
+
+def test_an_index_that_the_network_does_not_have_is_refused(pair, alignment, tmp_path):
+    alignment.save(tmp_path / "ab.safetensors")
+    rewritten(tmp_path / "ab.safetensors", "index/", with_first(10**6))
+    read = featviz.load_alignment(tmp_path / "ab.safetensors")
+    for use in (lambda: read.permute(pair[1]), lambda: read.check(*pair)):
+        with pytest.raises(AlignmentError, match="owns index 1000000"):
+            use()
+
+
+def test_blocks_that_the_parameter_does_not_have_are_refused(pair, alignment, tmp_path):
+    alignment.save(tmp_path / "ab.safetensors")
+    rewritten(
+        tmp_path / "ab.safetensors", "structure", lambda s: [a.update(blocks=3) for g in s["groups"] for a in g["axes"]]
+    )
+    with pytest.raises(AlignmentError, match="in 3 blocks"):
+        featviz.load_alignment(tmp_path / "ab.safetensors").permute(pair[1])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{"])
+def test_a_structure_that_cannot_be_read_is_refused(text, tmp_path):
+    metadata = {"format": "featviz.alignment", "convention": "B'[i] = B[perm[i]]", "structure": text}
+    save_file({"x": np.zeros(1)}, tmp_path / "ab.safetensors", metadata=metadata)
+    with pytest.raises(AlignmentError, match="damaged"):
+        featviz.load_alignment(tmp_path / "ab.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2])
+def test_a_type_that_numpy_has_not_is_refused(dtype, tmp_path):
+    torch_file({"x": torch.zeros(4).to(dtype)}, tmp_path / "ab.safetensors")
+    with pytest.raises(AlignmentError, match="array x is of type"):
+        featviz.load_alignment(tmp_path / "ab.safetensors")

@@ -4,17 +4,18 @@
 `caption`, and the record of a unit.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featviz.errors import CheckpointError, UnitError, near_names
+from featviz.errors import CheckpointError, UnitError, near_names, shown
 from featviz.evidence.fates.fates import Fates, caption_of
+from featviz.reading import read_json
 
 FORMAT = "featviz.fates"
 DIGITS = 3
+IN_CAPTION = {"verdict": str, "likeliest": str, "agreement": float | int | None, "fidelity": float | int | None}
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,61 @@ def read_fates(path: str | Path) -> StoredFates:
     """Read a JSON that `Fates.save` or `featviz fate --out` wrote, or what `pack` made.
 
     Raises:
-        CheckpointError: there is no such file, or it is another.
+        CheckpointError: there is no such file, it is another, or the record of a unit in it is damaged.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the fates {path} cannot be read ({error}): measure them with `featviz fate --out FILE.json`."
         ) from error
-    if isinstance(record, dict) and {"resamples", "units"} <= record.keys():
-        found = _columns(record.pop("units"))
-    elif isinstance(record, dict) and record.get("format") == FORMAT:
-        found = record.pop("layers")
-    else:
+    long = isinstance(record, dict) and {"resamples", "units"} <= record.keys()
+    if not long and not (isinstance(record, dict) and record.get("format") == FORMAT):
         raise CheckpointError(f"{path} holds no fates: measure them with `featviz fate --out FILE.json`.")
+    try:
+        found = _columns(_checked_rows(record.pop("units"))) if long else record.pop("layers", None)
+        _check_columns(found)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the fates {path} are damaged ({error}): measure them again with `featviz fate --out FILE.json`."
+        ) from error
     return StoredFates(record, {name: StoredLayer(name, columns) for name, columns in found.items()})
+
+
+def _checked_rows(rows: Any) -> list[dict[str, Any]]:
+    """Records of units as they were read, once each is known to say its layer; ValueError otherwise."""
+    if not isinstance(rows, list):
+        raise ValueError(f"units is {shown(rows)} and no list of records")
+    for row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("layer"), str):
+            raise ValueError(f"{shown(row)} is no record of a unit")
+    return rows
+
+
+def _check_columns(layers: Any) -> None:
+    """Make sure that every layer has columns of one length, and what a caption is made of; ValueError otherwise."""
+    if not isinstance(layers, dict):
+        raise ValueError(f"layers is {shown(layers)} and no dictionary")
+    for layer, columns in layers.items():
+        if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
+            raise ValueError(f"layer {shown(layer)} has no columns")
+        if missing := [key for key in IN_CAPTION if key not in columns]:
+            raise ValueError(f"layer {shown(layer)} lacks {missing[0]}")
+        if len({len(values) for values in columns.values()}) > 1:
+            raise ValueError(f"the columns of layer {shown(layer)} differ in length")
+        for key, kind in IN_CAPTION.items():
+            for unit, value in enumerate(columns[key]):
+                if (
+                    not isinstance(value, kind)
+                    or isinstance(value, bool)
+                    or not (isinstance(value, str) or _is_finite(value))
+                ):
+                    raise ValueError(f"{key} of unit {unit} of layer {shown(layer)} is {shown(value)}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is None or a number that a caption can show; NaN is none, nor is an int that no float can hold."""
+    return value is None or abs(value) < 1e300
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:

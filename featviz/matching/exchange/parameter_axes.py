@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featviz.errors import AlignmentError, near_names
+from featviz.errors import AlignmentError, near_names, shown
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 from featviz.symmetry.permute import axis_indices
 from featviz.weights.tensors import named_tensors
@@ -101,21 +101,25 @@ def _claims(
     tensors, first_names = _tensors(model)
     blocks = {(axis.parameter, axis.axis): axis.blocks for group in groups for axis in group.axes}
     for key, names in axes_to_perm.items():
-        if isinstance(names, str) or not isinstance(names, Sequence):
+        if not isinstance(key, str):
+            raise AlignmentError(f"axes_to_perm has {shown(key)} for the name of a parameter: give a text.")
+        plain = isinstance(names, Sequence) and not isinstance(names, str)
+        if not plain or not all(isinstance(name, str | None) for name in names):
             raise AlignmentError(
-                f"axes_to_perm has {names!r} for {key}: give a name or None for each axis, ('P_0', None)."
+                f"axes_to_perm has {shown(names)} for {key}: give a name or None for each axis, ('P_0', None)."
             )
     used = {name for names in axes_to_perm.values() for name in names if name is not None}
     for name in perms:
         if name not in used:
+            text = name if isinstance(name, str) else shown(name)
             raise AlignmentError(
-                f"permutation {name!r} is on no axis of axes_to_perm: {near_names(str(name), map(str, used))}"
+                f"permutation {shown(name)} is on no axis of axes_to_perm: {near_names(text, map(str, used))}"
             )
     claims: dict[tuple[str, int], _Claim] = {}
     for key, names in axes_to_perm.items():
         parameter, names = _in_torch(key, names)
         if parameter not in tensors:
-            raise AlignmentError(f"the network has no parameter {parameter!r}: {near_names(parameter, tensors)}")
+            raise AlignmentError(f"the network has no parameter {shown(parameter)}: {near_names(parameter, tensors)}")
         shape = tensors[parameter].shape
         for axis, name in enumerate(names):
             if axis >= len(shape) and name is not None:
@@ -215,7 +219,7 @@ def _agree(claim: _Claim, moved: Index) -> bool:
 def _vector(name: str, given: object) -> Index:
     try:
         vector: NDArray = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, RecursionError):
         vector = np.zeros(0)
     if vector.ndim != 1 or not np.issubdtype(vector.dtype, np.integer):
         raise AlignmentError(

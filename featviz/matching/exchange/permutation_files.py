@@ -13,25 +13,28 @@ never opened.
 """
 
 import json
+import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from featviz.errors import AlignmentError, OutputError, near_names
+from featviz.config.ranges import one_of
+from featviz.errors import AlignmentError, OutputError, near_names, shown
 from featviz.files import write_atomically
 from featviz.matching.alignment import Alignment, PermutationAlignment, check_digest
 from featviz.matching.alignment_file import CONVENTION
 from featviz.matching.exchange.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
 from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.safetensors_arrays import read_arrays
+from featviz.reading import check_file, json_value, open_archive, read_json
 from featviz.symmetry.discovery import permutation_groups, private_copy
 from featviz.symmetry.verification import TOLERANCE, relative_error
 from featviz.weights.checks import check_finite, check_same_architecture, digest
@@ -102,6 +105,8 @@ def read_permutations(
             are no symmetry of the network.
         ModelError: the networks differ in architecture, or do not run on the example.
     """
+    if not isinstance(source, str | Path | Mapping):
+        raise AlignmentError(f"the permutations are {shown(source)}: give the path of a file, or a dictionary by name.")
     content = _content(Path(source)) if isinstance(source, str | Path) else dict(source)
     where = str(source) if isinstance(source, str | Path) else "the dictionary"
     check_same_architecture(model_a, model_b)
@@ -109,7 +114,7 @@ def read_permutations(
         check_finite(model, name)
     digests, method, seed = (digest(model_a), digest(model_b)), "given", 0
     if content.get("format") == FORMAT:
-        if spec is not None or convention not in (None, content.get("convention")):
+        if spec is not None or not (convention is None or one_of(convention, (str(content.get("convention")),))):
             raise AlignmentError(f"{where} states its own axes and convention: leave spec and convention out.")
         vectors, spec, convention, method, seed, *wanted = _own(content, where)
         for which, found, want in zip("AB", digests, wanted, strict=True):
@@ -150,7 +155,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise AlignmentError(f"there is no file {path}: give the path of a .json, .safetensors or .npz file.")
     try:
         content = _READERS[path.suffix](path)
-    except (ValueError, OSError, KeyError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError) as error:
+    except Exception as error:  # a damaged archive raises whatever its remains lead to
         raise AlignmentError(f"{path} is damaged or holds more than plain arrays ({error}): {REMEDY}.") from error
     if not isinstance(content, dict):
         raise AlignmentError(f"{path} holds a {type(content).__name__}: give a dictionary of permutations by name.")
@@ -158,23 +163,36 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _from_safetensors(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        vectors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    vectors, metadata = read_arrays(path)
     if metadata.get("format") != FORMAT:
         return vectors
-    return metadata | {"permutations": vectors, "axes_to_perm": json.loads(metadata["axes_to_perm"])}
+    return metadata | {"permutations": vectors, "axes_to_perm": json_value(metadata["axes_to_perm"])}
 
 
 def _from_npz(path: Path) -> dict[str, Any]:
+    check_file(path)
     if not zipfile.is_zipfile(path):
         raise ValueError("no archive of numpy.savez")
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with open_archive(path) as archive:
+        return {entry.filename.removesuffix(".npy"): _array_of(archive, entry) for entry in archive.infolist()}
+
+
+def _array_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an archive; its header must state as many bytes as are there, since NumPy allocates what is stated."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, _, dtype = read_header(file)
+        if math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} states shape {shape} and has {entry.file_size} bytes")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    ".json": lambda path: json.loads(path.read_text("utf-8")),
+    ".json": read_json,
     ".safetensors": _from_safetensors,
     ".npz": _from_npz,
 }
@@ -184,7 +202,7 @@ def _own(content: Mapping[str, Any], where: str) -> tuple[dict, dict, str, str, 
     """Vectors, axes, convention, method, seed and both digests of a file of `write_permutations`."""
     if str(content.get("version")) != str(VERSION):
         raise AlignmentError(
-            f"{where} is of version {content.get('version')}, and this featviz reads {VERSION}: update it."
+            f"{where} is of version {shown(content.get('version'))}, and this featviz reads {VERSION}: update it."
         )
     try:
         vectors, axes = dict(content["permutations"]), dict(content["axes_to_perm"])
@@ -195,8 +213,10 @@ def _own(content: Mapping[str, Any], where: str) -> tuple[dict, dict, str, str, 
             content["digest_a"],
             content["digest_b"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AlignmentError(f"{where} is incomplete ({error!r}): write it again by write_permutations.") from error
+    if not all(isinstance(one, int if at == 2 else str) for at, one in enumerate(stated)):
+        raise AlignmentError(f"{where} states {shown(stated)} for its method and networks: write it again.")
     return vectors, axes, *stated
 
 
@@ -212,10 +232,11 @@ def _pair(content: Mapping[str, Any], where: str, fixed: str | None, permutee: s
         for other, vectors in (inner.items() if isinstance(inner, Mapping) else ())
         if isinstance(vectors, Mapping)
     }
-    if (fixed, permutee) not in pairs:
-        known = ", ".join(f"({one!r}, {other!r})" for one, other in pairs) or "none"
+    if not isinstance(fixed, str | None) or not isinstance(permutee, str | None) or (fixed, permutee) not in pairs:
+        known = ", ".join(f"({shown(one)}, {shown(other)})" for one, other in islice(pairs, 10)) or "none"
         raise AlignmentError(
-            f"{where} has no permutations for fixed={fixed!r} and permutee={permutee!r}: choose one of its pairs, {known}."
+            f"{where} has no permutations for fixed={shown(fixed)} and permutee={shown(permutee)}: choose one of its pairs, "
+            f"{known}."
         )
     return pairs[fixed, permutee]
 
@@ -226,15 +247,16 @@ def _on_axis_0(vectors: Mapping[str, Any], model: nn.Module) -> AxesToPerm:
     for name in vectors:
         if name not in known:
             raise AlignmentError(
-                f"{name!r} is no parameter of the network: give spec, the axes that every name permutes (Git Re-Basin's "
-                f"axes_to_perm), or a parameter's name; {near_names(str(name), known)}"
+                f"{shown(name)} is no parameter of the network: give spec, the axes that every name permutes (Git Re-Basin's "
+                f"axes_to_perm), or a parameter's name; {near_names(name if isinstance(name, str) else shown(name), known)}"
             )
     return {name: (name,) for name in vectors}
 
 
 def _is_inverse(convention: str | None) -> bool:
-    if convention not in (None, CONVENTION, INVERSE):
-        raise AlignmentError(f'there is no convention "{convention}": write "{CONVENTION}" or "{INVERSE}".')
+    if convention is not None and not one_of(convention, (CONVENTION, INVERSE)):
+        stated = convention if isinstance(convention, str) else shown(convention)
+        raise AlignmentError(f'there is no convention "{stated}": write "{CONVENTION}" or "{INVERSE}".')
     return convention == INVERSE
 
 
