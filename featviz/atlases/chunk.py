@@ -7,7 +7,6 @@ Reading never unpickles, and looks at the size of a file before it reads it.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.numpy import load, save
 
 from featviz.atlases.plan import FORMAT, VERSION, digest_of
 from featviz.errors import AtlasError
+from featviz.reading import check_file
 
 LARGEST = 2**31  # bytes of a file; an item of 32 units has some MB
 
@@ -72,13 +72,14 @@ def read_chunk(path: Path) -> Chunk:
         AtlasError: it is damaged, too large, or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > LARGEST:
-                raise AtlasError(f"{path} has {size} bytes, more than any file of an atlas: remove it and start again.")
-            data = file.read(size)
+        check_file(path, LARGEST)
+        data = path.read_bytes()
+    except ValueError as error:
+        raise AtlasError(f"{path} is no file of an atlas, {error}: remove it and start the atlas again.") from error
     except OSError as error:
-        raise AtlasError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}).") from error
+        raise AtlasError(
+            f"{path} cannot be read ({(error.strerror or str(error)).lower()}): see to its rights."
+        ) from error
     return Chunk.from_bytes(data, str(path))
 
 

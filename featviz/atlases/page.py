@@ -88,6 +88,8 @@ def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
     Raises:
         AtlasError: arrays or records are not those of an item.
     """
+    if not all(_is_record(record) for record in chunk.records):
+        raise AtlasError("an item has records that are not those of units: its file is damaged.")
     images = pictures_of(chunk)
     subjects, units = images.shape[:2]
     trace, steps = chunk.arrays.get("trace"), chunk.arrays.get("steps")
@@ -108,6 +110,11 @@ def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
     ]
     trace, steps = trace.astype(np.float32), steps.astype(np.int32)
     return PageBlock(records, images, trace, steps, crops, () if crops is None else shown)
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    parts = (record.get(name) for name in ("own_units", "activation"))
+    return type(record.get("unit")) is int and all(isinstance(part, dict) for part in parts)
 
 
 def _size(size: Any) -> str:

@@ -19,7 +19,8 @@ def cluster():
     """Two nodes of one core each, of which one can be removed."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_worker_niceness"] = "0"  # else other tests on this machine leave the workers no time
+    # Ray makes workers nice, and other tests on this machine then leave them no time.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.second = made.add_node(num_cpus=1)
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")

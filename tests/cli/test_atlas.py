@@ -60,7 +60,7 @@ def test_a_termination_says_how_to_go_on_and_the_same_command_does(number, tmp_p
         *PAIR,
         *SMALL,
         "--layers",
-        "layer1.*",
+        "bn1",
         "--out",
         str(tmp_path / "ab"),
     ]

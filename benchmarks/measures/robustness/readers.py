@@ -17,6 +17,11 @@ from PIL import Image
 from torch import nn
 
 import featviz
+from featviz.atlases.chunk import Chunk, read_chunk
+from featviz.atlases.items import webp_arrays
+from featviz.atlases.page import block_of, page_of
+from featviz.atlases.plan import Identity, PlannedLayer, read_planned_layer
+from featviz.atlases.store import AtlasStore
 from featviz.config import AlignConfig, FateConfig, MergeConfig, RenderConfig
 from featviz.data import ImageFolderBatches, read_image
 from featviz.evidence.fates.stored_fates import FORMAT
@@ -262,7 +267,72 @@ def arguments_of(config: type) -> Callable[[], Sequence[Example]]:
     return lambda: [values, given]
 
 
+@cache
+def atlas_file_examples() -> Sequence[Example]:
+    """Items of an atlas, raw and as WebP, and evidence."""
+    record = {
+        "unit": 0,
+        "b": 1,
+        "score": 0.5,
+        "margin": None,
+        "own_units": {"A": 0},
+        "activation": {"A": 1.0},
+        "dead": [],
+        "restart": 0,
+    }
+    pictures = np.random.default_rng(0).integers(0, 255, (1, 2, 8, 8, 3), dtype=np.uint8)
+    trace, steps = np.zeros((1, 2, 3), np.float32), np.full((1, 2), 3, np.int32)
+    records = [record, record | {"unit": 1}]
+    kinds = ({"images": pictures}, webp_arrays(pictures))
+    return [File("x.safetensors", Chunk(records, kind | {"trace": trace, "steps": steps}).to_bytes()) for kind in kinds]
+
+
+def use_atlas_file(path: Path) -> None:
+    block_of(read_chunk(path), None)
+
+
+@cache
+def atlas_examples() -> Sequence[Example]:
+    """A small atlas with pictures and evidence, as a folder."""
+    identity = Identity({"A": "0", "B'": "1"}, {"A": {}, "B'": {}}, None, "weights", {"size": 8}, 2)
+    layer = PlannedLayer("conv", (0, 1), 0)
+    (item,) = layer.items(identity.digest, 2)
+    (example, *_) = atlas_file_examples()
+    assert isinstance(example, File)
+    fates = [{"unit": unit, "verdict": "kept", "agreement": 0.5, "exemplars of": ["A"]} for unit in (0, 1)]
+    exemplars = np.zeros((1, 2, 1, 4, 4, 3), np.uint8)
+    place = f"{item.key[:2]}/{item.key}.safetensors"
+    return [
+        folder({
+            "atlas.json": json.dumps(identity.record()).encode(),
+            f"layers/{layer.key}.json": json.dumps(layer.record()).encode(),
+            f"items/{place}": example.content,
+            f"evidence/{place}": Chunk(fates, {"exemplars": exemplars}).to_bytes(),
+        })
+    ]  # fmt: skip
+
+
+def identity_examples() -> Sequence[Example]:
+    return [json.dumps(Identity({"A": "0"}, {"A": {}}, None, "weights", {"size": 8}, 2).record())]
+
+
+def layer_examples() -> Sequence[Example]:
+    return [json.dumps(PlannedLayer("layer3.1.conv2", (0, 1, 17), 4).record())]
+
+
+def use_atlas(path: Path) -> None:
+    store = AtlasStore.open(path)
+    store.status()
+    for layer in page_of(store).layers:
+        for _ in layer.blocks:
+            pass
+
+
 READERS = (
+    Reader("files of an atlas", atlas_file_examples, use_atlas_file, 15_000),
+    Reader("atlases", atlas_examples, use_atlas, 6_000),
+    Reader("identity of an atlas", identity_examples, Identity.read, 15_000),
+    Reader("layers of an atlas", layer_examples, read_planned_layer, 10_000),
     Reader("alignments", alignment_examples, use_alignment, 12_000),
     Reader("checkpoints", checkpoint_examples, load_weights, 15_000),
     Reader("checkpoints into a network", checkpoint_examples, lambda path: load_into(fitting_network(), path), 10_000),
