@@ -46,8 +46,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], *, repla
         if replace:
             os.replace(part, path)
         else:
-            with contextlib.suppress(FileExistsError):
-                os.link(part, path)
+            _publish(part, path)
         _flush_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({_reason(error)}): {_remedy(error)}.") from error
@@ -86,6 +85,19 @@ def _create_temporary(path: Path) -> Path:
 def _flush(part: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give a file its name unless that is taken."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return
+    except OSError as error:  # a disk without hard links: between the look and the renaming another process may come
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if not path.exists():
+            os.replace(part, path)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Writers: a file is complete or not there, and what stops a writer is one sentence with a remedy that helps."""
 
 import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,3 +125,16 @@ def test_saved_weights_come_back(tmp_path):
     assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
     with pytest.raises(OutputError, match=r"w\.pt does not end in \.safetensors"):
         save_weights(model, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_file_that_is_there_is_kept_where_it_is_not_to_be_replaced(tmp_path, monkeypatch, links):
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for text in ("first", "second"):
+        write_atomically(tmp_path / "x", lambda path, text=text: path.write_text(text), replace=False)
+    assert (tmp_path / "x").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

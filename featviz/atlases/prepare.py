@@ -124,7 +124,28 @@ def planned_layers(model: nn.Module, alignment: Alignment, layers: str | Sequenc
         UnitError: a layer or unit that the network does not have.
     """
     axes = {name: units.axis for name, units in alignment.groups.layers.items()}
+    asked = layers_asked(model, layers, axes)
     positions = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    found = []
+    for layer, units in asked.items():
+        every = range(alignment.indexer.units(layer).width)
+        chosen = tuple(every) if units is None else tuple(dict.fromkeys(units))
+        alignment.indexer.check(layer, list(chosen))
+        found.append(PlannedLayer(layer, chosen, positions[layer]))
+    return found
+
+
+def layers_asked(
+    model: nn.Module, layers: str | Sequence[str] | None, axes: Mapping[str, int]
+) -> dict[str, list[int] | None]:
+    """Names, patterns and unit specs -> the units of each layer, None for all; see `atlas`.
+
+    Args:
+        axes: of the units, from an alignment; {}: not known.
+
+    Raises:
+        UnitError: a layer that the network does not have.
+    """
     specs = [layers] if isinstance(layers, str) else layers
     asked: dict[str, list[int] | None] = {}
     if specs is None:
@@ -137,13 +158,7 @@ def planned_layers(model: nn.Module, alignment: Alignment, layers: str | Sequenc
         for layer in measurable_layers(model, name, axes):
             known = asked.get(layer, [])
             asked[layer] = None if units is None or known is None else [*known, *units]
-    found = []
-    for layer, units in asked.items():
-        every = range(alignment.indexer.units(layer).width)
-        chosen = tuple(every) if units is None else tuple(dict.fromkeys(units))
-        alignment.indexer.check(layer, list(chosen))
-        found.append(PlannedLayer(layer, chosen, positions[layer]))
-    return found
+    return asked
 
 
 def without_compilation(subject: Subject) -> Subject:

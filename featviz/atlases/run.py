@@ -12,6 +12,7 @@ from featviz.atlases.measure import measure
 from featviz.atlases.plan import IMAGES, UNITS_PER_ITEM, Identity, Item, plain, shard_of
 from featviz.atlases.prepare import (
     arrays_digest,
+    layers_asked,
     planned_layers,
     shared_alignment,
     shared_merge,
@@ -93,9 +94,11 @@ def atlas(
         raise AtlasError(f"images is {images!r}: use one of {', '.join(IMAGES)}.")
     if not isinstance(units_per_item, int) or units_per_item < 1:
         raise AtlasError(f"units_per_item is {units_per_item!r}: give 1 or more.")
+    shard_of([], shard)
     folder = Path(out)
     a, b = (without_compilation(as_subject(model, name)) for model, name in ((model_a, "A"), (model_b, "B")))
     place = resolve_device(device, a.model)
+    layers_asked(a.model, layers, {})  # before anything is written
     networks = folder / "networks"
     check_writable(networks / "alignment.safetensors")
     alignment = shared_alignment(networks / "alignment.safetensors", a, b, alignment, method, data, config)
@@ -119,9 +122,14 @@ def atlas(
     with store.in_use():
         if data is not None and shard[0] == 0:
             measure(store, (a, b, merged), alignment, repair, data, exemplars)
-        one_by_one = workers or (lambda render, items: ((item, render(item).to_bytes()) for item in items))
-        render_items(store, mine, lambda items: one_by_one(render, items), progress)
+        render_items(store, mine, lambda items: (workers or one_by_one)(render, items), progress)
     return store
+
+
+def one_by_one(render: ItemRenderer, items: Iterable[Item]) -> Iterable[tuple[Item, bytes]]:
+    """Items rendered in this process."""
+    for item in items:
+        yield item, render(item).to_bytes()
 
 
 def render_items(

@@ -162,7 +162,8 @@ def test_what_cannot_be_made_is_one_sentence(settings, message, tmp_path):
 
 def test_a_layer_or_unit_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UnitError, match="bn9"):
-        make(tmp_path, layers="bn9")
+        make(tmp_path / "new", layers="bn9")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(UnitError, match="99"):
         make(tmp_path, layers="bn2:99")
 
