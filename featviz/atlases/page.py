@@ -69,7 +69,8 @@ def page_of(store: AtlasStore) -> Page:
     for item in store.items():
         items.setdefault(item.layer, []).append(item)
     made = [PageLayer(name, width, _blocks(store, items[name])) for name, width in layers.items()]
-    return Page(" and ".join(subjects[:2]), subjects, made, facts)
+    title = f"{store.folder.resolve().name}: {', '.join(subjects[:-1])} and {subjects[-1]}"
+    return Page(title, subjects, made, facts)
 
 
 def _blocks(store: AtlasStore, items: list[Item]) -> Iterator[PageBlock]:
