@@ -79,7 +79,7 @@ def atlas(
         exemplars: natural images kept for each unit of A, B' and merged; 0: none.
         config: of the rendering. `config.batch` units of an item are rendered together.
         units_per_item: what is lost at most when a process is killed.
-        images: "raw", or "webp": lossy, a tenth to a fifth of the bytes.
+        images: "raw", or "webp": lossy, a quarter of the bytes.
         shard: (i, n): every n-th item from i on, i from 0; the evidence is measured by shard 0.
         device: None: where the networks are.
         workers: what renders items elsewhere, for example `featviz.RayWorkers()`; None: this process, one after the other.

@@ -377,6 +377,21 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
     torch.testing.assert_close(found.score, plain, rtol=0.02, atol=0.01)
 
 
+def test_a_render_leaves_no_tensor_behind():
+    """Neither the network's copy nor what its batch size was measured with; a process that renders for days would fill up."""
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    network = net()
+    for config in (replace(FLOAT32, backend="eager"), FLOAT32):
+        render(network, "2:0", config)
+        before = tensors()
+        render(network, "2:0", config)
+        assert tensors() == before
+
+
 def test_an_ascent_is_freed_when_it_ends_without_a_garbage_collection(monkeypatch):
     """Its memory and, on a GPU, that of its graph would else add up from batch to batch."""
     made = []

@@ -118,14 +118,13 @@ def _kept_for_the_gradient(extractor: FeatureExtractor, objective: Objective, im
     """Bytes of every tensor that a forward pass on so many images keeps, in the order of their first use."""
     kept: dict[int, int] = {}
 
-    def count(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> None:  # what kept the tensor itself would hold the graph that it is part of, for ever
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
     shape = (images, extractor.channels, *extractor.config.input_hw)
     x = torch.full(shape, 0.5, device=extractor.device, dtype=extractor.dtype).requires_grad_()
-    with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+    with torch.enable_grad(), saved_tensors_hooks(count, lambda nothing: nothing):
         found = extractor(x, once=True)  # holds what is counted, so that no address is used twice
         score = objective.select([0] * images).score(found.__getitem__)
     del found, score
