@@ -86,10 +86,10 @@ _side_streams = threading.local()
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for each thread and device: cuBLAS keeps 64 MiB for every stream that it has seen, until the process ends."""
-    streams: dict[torch.device, torch.cuda.Stream] = _side_streams.__dict__
-    if device not in streams:
-        streams[device] = torch.cuda.Stream(device)
-    return streams[device]
+    name = str(device)
+    if not hasattr(_side_streams, name):
+        setattr(_side_streams, name, torch.cuda.Stream(device))
+    return getattr(_side_streams, name)
 
 
 @contextlib.contextmanager
