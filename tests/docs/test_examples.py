@@ -28,6 +28,7 @@ RENDERING = ["--steps", "2", "--size", "16", "--backend", "eager"]
 APPENDED = {
     "triplet": RENDERING,
     "panel": RENDERING,
+    "atlas": RENDERING,
     "bench": [*RENDERING, "--images", "2"],
     "barrier": ["--points", "3"],
 }
