@@ -65,8 +65,9 @@ def test_a_termination_says_how_to_go_on_and_the_same_command_does(number, tmp_p
         str(tmp_path / "ab"),
     ]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    ) as process:
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("ab/items/*/[!.]*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
