@@ -117,15 +117,17 @@ def image_bytes(extractor: FeatureExtractor, objective: Objective) -> float:
 def _kept_for_the_gradient(extractor: FeatureExtractor, objective: Objective, images: int) -> list[int]:
     """Bytes of every tensor that a forward pass on so many images keeps, in the order of their first use."""
     kept: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no address is used twice
 
-    def count(tensor: Tensor) -> None:  # what kept the tensor itself would hold the graph that it is part of, for ever
+    def count(tensor: Tensor) -> None:  # what gave the tensor to its own graph would hold the graph for ever
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor.detach())
 
     shape = (images, extractor.channels, *extractor.config.input_hw)
     x = torch.full(shape, 0.5, device=extractor.device, dtype=extractor.dtype).requires_grad_()
     with torch.enable_grad(), saved_tensors_hooks(count, lambda nothing: nothing):
-        found = extractor(x, once=True)  # holds what is counted, so that no address is used twice
+        found = extractor(x, once=True)
         score = objective.select([0] * images).score(found.__getitem__)
     del found, score
     return list(kept.values())
