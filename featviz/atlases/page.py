@@ -11,6 +11,7 @@ from featviz.atlases.items import panel_arrays, pictures_of
 from featviz.atlases.plan import Item
 from featviz.atlases.store import AtlasStore
 from featviz.errors import AtlasError
+from featviz.gallery.bands import drawable
 from featviz.gallery.page.contents import Page, PageBlock, PageLayer
 from featviz.gallery.page.write import write_page
 from featviz.panel import Panel
@@ -43,9 +44,8 @@ def page_of_panels(title: str, panels: Sequence[Panel]) -> Page:
     layers = []
     for panel in panels:
         records, arrays = [panel.unit_record(row) for row in range(len(panel))], panel_arrays(panel)
-        layers.append(
-            PageLayer(panel.layer, len(panel), [PageBlock(records, arrays["images"], arrays["trace"], arrays["steps"])])
-        )
+        block = PageBlock(records, _drawable(arrays["images"]), arrays["trace"], arrays["steps"])
+        layers.append(PageLayer(panel.layer, len(panel), [block]))
     config = panels[0].config
     facts = {"Rendering": f"{_size(list(config.image_hw))} px, {config.steps_in_words}, seed {config.seed}"}
     return Page(title, panels[0].subjects, layers, facts)
@@ -77,14 +77,17 @@ def _blocks(store: AtlasStore, items: list[Item]) -> Iterator[PageBlock]:
     """Of one layer: every unit once, where it is rendered."""
     seen: set[int] = set()
     for item in items:
-        if not store.is_done(item) or seen.issuperset(item.units):
-            continue
-        seen.update(item.units)
-        yield block_of(store.read(item), store.evidence(item))
+        rows = [row for row, unit in enumerate(item.units) if unit not in seen]
+        if rows and store.is_done(item):
+            seen.update(item.units)
+            yield block_of(store.read(item), store.evidence(item), rows)
 
 
-def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
+def block_of(chunk: Chunk, evidence: Chunk | None, rows: Sequence[int] | None = None) -> PageBlock:
     """A block of an item and its evidence.
+
+    Args:
+        rows: of the item's units; None: all.
 
     Raises:
         AtlasError: arrays or records are not those of an item.
@@ -109,8 +112,25 @@ def block_of(chunk: Chunk, evidence: Chunk | None) -> PageBlock:
     records = [
         record | ({"fate": fates[unit]} if (unit := record.get("unit")) in fates else {}) for record in chunk.records
     ]
-    trace, steps = trace.astype(np.float32), steps.astype(np.int32)
-    return PageBlock(records, images, trace, steps, crops, () if crops is None else shown)
+    kept = list(range(units)) if rows is None else list(rows)
+    return PageBlock(
+        [records[row] for row in kept],
+        _drawable(images[:, kept]),
+        trace[:, kept].astype(np.float32),
+        steps[:, kept].astype(np.int32),
+        None if crops is None else _drawable(crops[:, kept]),
+        () if crops is None else shown,
+    )
+
+
+def _drawable(images: np.ndarray) -> np.ndarray:
+    """(..., h, w, channels) of any number of channels with 3 or 1: a gray tile for each of another number."""
+    if images.shape[-1] in (1, 3):
+        return images
+    height, width, channels = images.shape[-3:]
+    tiles = [drawable(image.transpose(2, 0, 1) / 255) for image in images.reshape(-1, height, width, channels)]
+    found = np.stack(tiles) if tiles else np.zeros((0, height, width, 1))
+    return (255 * found).round().astype(np.uint8).reshape(*images.shape[:-3], *found.shape[1:])
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:

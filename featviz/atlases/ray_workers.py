@@ -35,9 +35,15 @@ class RayWorkers:
             machine, which ends with the call.
         workers: how many; None: as many as the cluster has GPUs, or cores for.
         cpus: of each worker, where there is no GPU: its threads.
+
+    Raises:
+        AtlasError: a number below 1.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: int = CPUS_PER_WORKER) -> None:
+        for name, value in (("workers", workers), ("cpus", cpus)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise AtlasError(f"{name} is {value!r}: give a whole number of 1 or more.")
         self.address, self.workers, self.cpus = address, workers, cpus
 
     def __call__(self, render: ItemRenderer, items: Iterable[Item]) -> Iterator[tuple[Item, bytes]]:
@@ -53,7 +59,10 @@ class RayWorkers:
                 ray.init(self.address, logging_level=logging.WARNING, include_dashboard=False, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:120]
-                raise AtlasError(f"Ray cannot be reached at {self.address or 'this machine'} ({reason}).") from error
+                raise AtlasError(
+                    f"Ray cannot be reached at {self.address or 'this machine'} ({reason}): start it by `ray start --head`, or "
+                    "leave the address out."
+                ) from error
         try:
             yield from self._rendered(ray, render, items)
         finally:
@@ -79,46 +88,57 @@ class RayWorkers:
 
         starting = dict(start() for _ in range(count))
         running: dict[Any, tuple[Any, Item]] = {}
+        idle: list[Any] = []
         again: deque[Item] = deque()
         lost: Counter[Item | None] = Counter()
         source = iter(items)
 
         def hand_out(worker: Any) -> None:
             item = again.popleft() if again else next(source, None)
-            if item is not None:
+            if item is None:
+                idle.append(worker)
+            else:
                 running[worker.render.remote(item)] = worker, item
 
-        first = True
-        while first or running or again:
+        while not idle or running or again:
             ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=PATIENCE)
             if not ready:
                 if not running:
                     log.warning("no worker of Ray is there yet: the cluster has no free %s.", " or ".join(share))
                 continue
             (reference,) = ready
-            item = None
+            worker, item = (starting.pop(reference), None) if reference in starting else running.pop(reference)
             try:
-                if reference in starting:
-                    worker = starting.pop(reference)
-                    ray.get(reference)
-                else:
-                    worker, item = running.pop(reference)
-                    yield item, ray.get(reference)
+                data = ray.get(reference)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                 lost[item] += 1
-                what = "" if item is None else f" at {item.layer}, units {item.units[0]} to {item.units[-1]}"
-                if lost[item] > RETRIES:
-                    reason = " ".join(str(error).split())[-200:]
-                    raise AtlasError(f"{lost[item]} workers of Ray were lost{what}: {reason}") from error
-                log.warning("a worker of Ray is lost%s (%s): another one is started.", what, type(error).__name__)
+                _check_loss(item, lost[item], error)
                 starting.update([start()])
                 if item is not None:
                     again.append(item)
+                    if idle:  # the new worker may find no free place
+                        hand_out(idle.pop())
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
-            first = False
+            if item is not None:
+                yield item, data
             hand_out(worker)
+
+
+def _check_loss(item: Item | None, times: int, error: Exception) -> None:
+    """Log that a worker was lost, at an item or before it had one.
+
+    Raises:
+        AtlasError: it was lost more than `RETRIES` times.
+    """
+    what = "" if item is None else f" at {item.layer}, units {item.units[0]} to {item.units[-1]}"
+    if times > RETRIES:
+        reason = " ".join(str(error).split())[-200:]
+        raise AtlasError(
+            f"{times} workers of Ray were lost{what} ({reason}): look for memory, and for what the workers cannot import."
+        ) from error
+    log.warning("a worker of Ray is lost%s (%s): another one is started.", what, type(error).__name__)
 
 
 class _Worker:

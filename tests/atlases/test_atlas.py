@@ -18,6 +18,7 @@ from small_atlas import CONFIG, LAYERS, files, images, make, pair
 import featviz
 from featviz.atlases.chunk import Chunk, read_chunk
 from featviz.atlases.items import ItemRenderer, pictures_of
+from featviz.atlases.page import block_of, page_of
 from featviz.atlases.plan import Item
 from featviz.errors import AtlasError, OutputError, UnitError
 
@@ -259,3 +260,20 @@ def test_a_chunk_is_the_same_after_writing_and_reading():
     again = Chunk.from_bytes(data, "x")
     assert again.records == chunk.records
     np.testing.assert_array_equal(again.arrays["x"], chunk.arrays["x"])
+
+
+def test_a_page_shows_every_unit_once_also_where_layers_were_asked_for_in_parts(tmp_path):
+    make(tmp_path, layers="bn2:0-4")
+    store = make(tmp_path, layers="bn2")
+    (layer,) = page_of(store).layers
+    units = [record["unit"] for block in layer.blocks for record in block.records]
+    assert sorted(units) == list(range(8))
+
+
+def test_images_of_four_channels_are_gray_tiles_on_a_page():
+    record = {"unit": 0, "own_units": {"A": 0}, "activation": {"A": 1.0}}
+    images = np.full((1, 1, 6, 6, 4), 100, np.uint8)
+    trace, steps = np.zeros((1, 1, 2), np.float32), np.ones((1, 1), np.int32)
+    block = block_of(Chunk([record], {"images": images, "trace": trace, "steps": steps}), None)
+    assert block.images.shape == (1, 1, 14, 14, 1)
+    assert set(np.unique(block.images)) == {100, 255}  # four tiles, white between them
