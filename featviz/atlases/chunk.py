@@ -71,23 +71,38 @@ def read_chunk(path: Path) -> Chunk:
     Raises:
         AtlasError: it is damaged, too large, or cannot be read.
     """
+    return Chunk.from_bytes(read_file(path, LARGEST), str(path))
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a file of an atlas.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        AtlasError: it is larger, no file, or cannot be read.
+    """
     try:
-        check_file(path, LARGEST)
-        data = path.read_bytes()
+        check_file(path, most)
+        return path.read_bytes()
     except ValueError as error:
         raise AtlasError(f"{path} is no file of an atlas, {error}: remove it and start the atlas again.") from error
     except OSError as error:
         raise AtlasError(
             f"{path} cannot be read ({(error.strerror or str(error)).lower()}): see to its rights."
         ) from error
-    return Chunk.from_bytes(data, str(path))
 
 
-def _sum(arrays: Mapping[str, np.ndarray], records: list[dict[str, Any]]) -> str:
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """BLAKE2b (64 hex digits) of names, types, shapes and values."""
     found = hashlib.blake2b(digest_size=32)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         found.update(digest_of([name, str(array.dtype), list(array.shape)]).encode())
         found.update(array.reshape(-1).view(np.uint8).data)
-    found.update(digest_of(records).encode())
     return found.hexdigest()
+
+
+def _sum(arrays: Mapping[str, np.ndarray], records: list[dict[str, Any]]) -> str:
+    return digest_of([arrays_digest(arrays), records])

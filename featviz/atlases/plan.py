@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featviz.config import IMAGES, AtlasConfig
 from featviz.errors import AtlasError
 
 FORMAT = "featviz.atlas"
 VERSION = 1  # of the files; another one is not read
-IMAGES = ("raw", "webp")
-UNITS_PER_ITEM = 32
 
 
 def digest_of(value: Any) -> str:
@@ -72,17 +71,17 @@ class PlannedLayer:
 class Identity:
     """What all files of an atlas depend on; atlases of one identity have equal items.
 
-    subjects: name -> digest of its weights. normalizations: name -> mean and std. alignment: digest of its file, None where
-    the networks share a basis. config: of the rendering, as plain values. images: of `IMAGES`.
+    subjects: name -> digest of its weights. normalizations: name -> mean and std. alignment: digest of its
+    arrays. config: of the rendering, as plain values. images: of `IMAGES`.
     """
 
     subjects: Mapping[str, str]
     normalizations: Mapping[str, Any]
-    alignment: str | None
+    alignment: str
     method: str
     config: Mapping[str, Any]
-    units_per_item: int = UNITS_PER_ITEM
-    images: str = "raw"
+    units_per_item: int = AtlasConfig.units_per_item
+    images: str = AtlasConfig.images
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -119,11 +118,10 @@ class Identity:
             )
         try:
             rows = [(str(name), str(weights), normalization) for name, weights, normalization in record["subjects"]]
-            alignment = record["alignment"]
             made = cls(
                 {name: weights for name, weights, _ in rows},
                 {name: normalization for name, _, normalization in rows},
-                None if alignment is None else str(alignment),
+                str(record["alignment"]),
                 str(record["method"]),
                 dict(record["config"]),
                 int(record["units_per_item"]),

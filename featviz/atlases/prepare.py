@@ -4,17 +4,15 @@ What is random or costly is made once and published: every process that joins, n
 """
 
 import contextlib
-import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import nn
 
+from featviz.atlases.chunk import arrays_digest
 from featviz.atlases.plan import PlannedLayer
 from featviz.config import RenderConfig
 from featviz.data import Data
@@ -23,6 +21,7 @@ from featviz.evidence.layer_names import measurable_layers
 from featviz.files import write_atomically
 from featviz.matching.align import align
 from featviz.matching.alignment import Alignment, LinearAlignment, load_alignment
+from featviz.matching.safetensors_arrays import read_arrays
 from featviz.merging.merge import merge
 from featviz.rendering import uncompiled
 from featviz.subjects import Subject, as_subject, input_channels
@@ -57,7 +56,7 @@ def shared_alignment(
         given.check(a.model, b.model)
         with _temporary(path) as part:
             given.save(part)
-            if path.exists() and arrays_digest(path) != arrays_digest(part):
+            if path.exists() and alignment_digest(path) != alignment_digest(part):
                 raise AtlasError(
                     f"{path} is another alignment than the one given: leave it out, or give another folder."
                 )
@@ -166,13 +165,16 @@ def without_compilation(subject: Subject) -> Subject:
     return replace(subject, model=uncompiled(subject.model))
 
 
-def arrays_digest(path: Path) -> str:
-    """BLAKE2b (32 hex digits) of the arrays of a safetensors file; not of its metadata, which tells who wrote it."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(load_file(path).items()):
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+def alignment_digest(path: Path) -> str:
+    """Of the arrays of an alignment's file; not of its metadata, which tells who wrote it.
+
+    Raises:
+        AtlasError: it is damaged.
+    """
+    try:
+        return arrays_digest(read_arrays(path)[0])
+    except (ValueError, OSError) as error:
+        raise AtlasError(f"{path} is damaged ({error}): remove it and start the atlas again.") from error
 
 
 @contextlib.contextmanager

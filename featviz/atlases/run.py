@@ -9,9 +9,9 @@ from torch import nn
 
 from featviz.atlases.items import ItemRenderer
 from featviz.atlases.measure import measure
-from featviz.atlases.plan import IMAGES, UNITS_PER_ITEM, Identity, Item, plain, shard_of
+from featviz.atlases.plan import Identity, Item, plain, shard_of
 from featviz.atlases.prepare import (
-    arrays_digest,
+    alignment_digest,
     layers_asked,
     planned_layers,
     shared_alignment,
@@ -20,9 +20,8 @@ from featviz.atlases.prepare import (
     without_compilation,
 )
 from featviz.atlases.store import AtlasStore
-from featviz.config import RenderConfig
+from featviz.config import AtlasConfig, MergeConfig, RenderConfig
 from featviz.data import Data
-from featviz.errors import AtlasError
 from featviz.files import check_writable
 from featviz.matching.alignment import Alignment
 from featviz.rendering import ordinary_modes, resolve_device
@@ -44,13 +43,13 @@ def atlas(
     alignment: Alignment | None = None,
     method: str | None = None,
     merged: nn.Module | Subject | None = None,
-    repair: str = "auto",
+    repair: str = MergeConfig.repair,
     also: Mapping[str, nn.Module | Subject] | None = None,
     data: Data | None = None,
-    exemplars: int = 4,
+    exemplars: int = AtlasConfig.exemplars,
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
-    units_per_item: int = UNITS_PER_ITEM,
-    images: str = "raw",
+    units_per_item: int = AtlasConfig.units_per_item,
+    images: str = AtlasConfig.images,
     shard: tuple[int, int] = (0, 1),
     device: torch.device | str | None = None,
     workers: Workers | None = None,
@@ -90,11 +89,8 @@ def atlas(
         OutputError: the folder cannot be written, or the disk is full; what is there stays whole.
         AlignmentError, UnitError, ModelError, RenderError, DataError, DeviceError: as `align`, `merge`, `render_panel`, `fate`.
     """
-    if images not in IMAGES:
-        raise AtlasError(f"images is {images!r}: use one of {', '.join(IMAGES)}.")
-    if not isinstance(units_per_item, int) or units_per_item < 1:
-        raise AtlasError(f"units_per_item is {units_per_item!r}: give 1 or more.")
-    shard_of([], shard)
+    kept = AtlasConfig(exemplars, units_per_item, images)
+    shard_of([], shard)  # before anything is made
     folder = Path(out)
     a, b = (without_compilation(as_subject(model, name)) for model, name in ((model_a, "A"), (model_b, "B")))
     place = resolve_device(device, a.model)
@@ -108,20 +104,20 @@ def atlas(
     identity = Identity(
         {name: digest(subject.model) for name, subject in subjects.items()},
         {name: input_normalization(subject, config).record() for name, subject in subjects.items()},
-        arrays_digest(networks / "alignment.safetensors"),
+        alignment_digest(networks / "alignment.safetensors"),
         alignment.method,
         plain(asdict(config)),
-        units_per_item,
-        images,
+        kept.units_per_item,
+        kept.images,
     )
     store = AtlasStore.create(folder, identity)
     for layer in planned:
         store.add_layer(layer)
-    render = ItemRenderer(subjects, alignment.indexer, config, images, str(place))
+    render = ItemRenderer(subjects, alignment.indexer, config, kept.images, str(place))
     mine = shard_of(store.items(), shard)
     with store.in_use():
         if data is not None and shard[0] == 0:
-            measure(store, (a, b, merged), alignment, repair, data, exemplars)
+            measure(store, (a, b, merged), alignment, repair, data, kept.exemplars)
         render_items(store, mine, lambda items: (workers or one_by_one)(render, items), progress)
     return store
 

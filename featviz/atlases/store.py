@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featviz.atlases.chunk import Chunk, read_chunk
+from featviz.atlases.chunk import Chunk, read_chunk, read_file
 from featviz.atlases.plan import Identity, Item, PlannedLayer, json_object, read_planned_layer
 from featviz.errors import AtlasError
 from featviz.files import write_atomically
-from featviz.reading import check_file
 
 IDENTITY = "atlas.json"
 LARGEST_TEXT = 2**26  # bytes of a JSON file
@@ -228,11 +227,6 @@ def publish(path: Path, data: bytes) -> None:
 
 def _text(path: Path) -> str:
     try:
-        check_file(path, LARGEST_TEXT)
-        return path.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise AtlasError(f"{path} is no file of an atlas, {error}: remove it and start the atlas again.") from error
-    except OSError as error:
-        raise AtlasError(
-            f"{path} cannot be read ({(error.strerror or str(error)).lower()}): see to its rights."
-        ) from error
+        return read_file(path, LARGEST_TEXT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise AtlasError(f"{path} is no text: it is damaged, remove it and start the atlas again.") from error

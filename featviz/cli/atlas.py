@@ -1,13 +1,15 @@
 """`featviz atlas`: many units of A, B' and the merge, with their evidence, in a folder that can be gone on with."""
 
 import argparse
+import contextlib
 import signal
+import threading
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from featviz.cli import arguments, rendering
-from featviz.cli.triplet import also_column
+from featviz.cli import also, arguments, rendering
 from featviz.config import REPAIRS
 from featviz.config.matching_methods import methods
 from featviz.errors import AtlasError, DataError
@@ -48,27 +50,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--merged", type=arguments.weights, metavar="FILE", help="checkpoint of the merged network")
     parser.add_argument("--repair", choices=REPAIRS, default="auto", help="of the merge (default: %(default)s)")
-    parser.add_argument(
-        "--also", action="append", default=[], type=also_column, metavar="NAME[=FILE]",
-        help="one more subject: 'unaligned', 'unrepaired', or the checkpoint of a network in A's order; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--exemplars",
-        type=int,
-        default=4,
-        metavar="K",
-        help="images of --data kept for each unit (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--images",
-        choices=("raw", "webp"),
-        default="raw",
-        help="how pictures are kept; webp is lossy (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--units-per-item", type=arguments.positive, default=32, metavar="N",
-        help="rendered and written together (default: %(default)s)",
-    )  # fmt: skip
+    also.add(parser)
+    arguments.add_options(parser, arguments.DEFAULTS.atlas)
     parser.add_argument(
         "--shard",
         type=_shard,
@@ -110,24 +93,22 @@ def run(args: Namespace) -> None:
         raise AtlasError("--address and --workers are of Ray: add --ray.")
     config = rendering.render_config(args)
     from featviz.atlases.run import atlas
-    from featviz.cli.triplet import also_networks
 
     workers = None
     if args.ray:
         from featviz.atlases.ray_workers import RayWorkers
 
         workers = RayWorkers(address=args.address, workers=args.workers)
-    signal.signal(signal.SIGTERM, _stop)
     model_a, model_b = inputs.networks(args)
     data = inputs.images(args, model_a, args.data_size)
     alignment = None if args.alignment is None else inputs.alignment(args, model_a, model_b, config.input_hw)
     merged = None if args.merged is None else inputs.network(args, args.merged)
-    also = also_networks(args, model_a, model_b, alignment, data, args.repair)
+    further = also.networks(args, model_a, model_b, alignment, data, args.repair)
     try:
-        with inputs.bar("units") as progress:
+        with _termination_as_interrupt(), inputs.bar("units") as progress:
             atlas(
                 model_a, model_b, args.out, args.layers, alignment=alignment, method=args.method, merged=merged,
-                repair=args.repair, also=also, data=data, exemplars=args.exemplars, config=config,
+                repair=args.repair, also=further, data=data, exemplars=args.exemplars, config=config,
                 units_per_item=args.units_per_item, images=args.images, shard=args.shard, workers=workers,
                 progress=progress,
             )  # fmt: skip
@@ -139,10 +120,17 @@ def run(args: Namespace) -> None:
     )
 
 
-def _stop(number: int, frame: object) -> None:
-    """A termination ends the command as Ctrl-C does."""
-    del number, frame
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does; in a thread, which gets no signals, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def status(folder: Path) -> str:

@@ -1,17 +1,11 @@
 """`featviz triplet`: units of A, B' and the merged network as pictures, side by side, and of further networks."""
 
-import argparse
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from featviz.cli import arguments, rendering
+from featviz.cli import also, arguments, rendering
 from featviz.errors import DataError
-
-CONTROLS = {  # columns that `--also` computes -> whether they use the alignment
-    "unaligned": False,
-    "unrepaired": True,
-}
 
 DESCRIPTION = """\
 Render units of A, of B permuted into A's order, and of the merged network, each row from one random start, into one
@@ -36,11 +30,7 @@ def add(commands: Any) -> None:
     rendering.add_pictures(parser)
     parser.add_argument("--alignment", type=Path, metavar="FILE", help="made by featviz align")
     parser.add_argument("--merged", type=arguments.weights, metavar="FILE", help="checkpoint of the merged network")
-    parser.add_argument(
-        "--also", action="append", default=[], type=also_column, metavar="NAME[=FILE]",
-        help="one more column: 'unaligned' (the average of A and B as they are), 'unrepaired' (the merge before its "
-        "repair), or the checkpoint of a network in A's order; may be repeated",
-    )  # fmt: skip
+    also.add(parser)
     parser.add_argument(
         "--exemplars", type=arguments.positive, metavar="K",
         help="show under each rendering the K images of --data that excite the unit most, and what became of the unit",
@@ -52,16 +42,6 @@ def add(commands: Any) -> None:
         "--data-size", type=arguments.size, metavar="PIXELS", help="side that the networks were trained with"
     )
     parser.set_defaults(run=run)
-
-
-def also_column(text: str) -> tuple[str, str | Path | None]:
-    """`unaligned`, `unrepaired` or `NAME=FILE`."""
-    name, equals, path = text.partition("=")
-    if equals and name:
-        return name, arguments.weights(path)
-    if name not in CONTROLS or equals:
-        raise argparse.ArgumentTypeError(f"{text!r} names no column, write {', '.join(CONTROLS)} or name=checkpoint")
-    return name, None
 
 
 def run(args: Namespace) -> None:
@@ -101,43 +81,17 @@ def run(args: Namespace) -> None:
             merged = merge(model_a, model_b, alignment, repair=repair, data=data, progress=progress, head=head)
     else:
         merged = inputs.network(args, args.merged)
-    also = also_networks(args, model_a, model_b, alignment, data, repair)
+    further = also.networks(args, model_a, model_b, alignment, data, repair)
     with rendering.saving(args.bands) as save:
         for layer, units in asked.items():
             with inputs.bar(layer) as progress:
                 triplets = render_unit_triplet(
-                    model_a, model_b, layer, units, merged=merged, alignment=alignment, also=also, config=config,
+                    model_a, model_b, layer, units, merged=merged, alignment=alignment, also=further, config=config,
                     progress=progress,
                 )  # fmt: skip
             if args.exemplars is not None:
                 triplets = _with_evidence(args, triplets, (model_a, model_b, merged), alignment, data)
             save(triplets, rendering.picture(args.out, layer))
-
-
-def also_networks(
-    args: Namespace, model_a: Any, model_b: Any, alignment: Any, data: Any, repair: str
-) -> dict[str, Any]:
-    """The networks of --also by name.
-
-    Raises:
-        DataError: "unrepaired" without an alignment.
-    """
-    from featviz.cli import inputs
-    from featviz.merging.merge import merge
-
-    head = "a" if alignment is not None and any(alignment.private) else None
-    found = {}
-    for name, path in args.also:
-        if path is not None:
-            found[name] = inputs.network(args, path)
-            continue
-        aligned = CONTROLS[name]
-        if aligned and alignment is None:
-            raise DataError(f"--also {name} needs the alignment of the merge: give --alignment FILE.")
-        found[name] = merge(
-            model_a, model_b, alignment if aligned else None, repair="none" if aligned else repair, data=data, head=head
-        )
-    return found
 
 
 def _with_evidence(args: Namespace, triplets: Any, models: tuple[Any, Any, Any], alignment: Any, data: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from featviz.config.matching_methods import AlignConfig
 from featviz.config.ranges import each, in_range, number, numbers, one_of
-from featviz.errors import AlignmentError, RenderError, shown
+from featviz.errors import AlignmentError, AtlasError, RenderError, shown
 
 PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.register_parameterization`
 
@@ -225,6 +225,30 @@ class FateConfig:
             object.__setattr__(self, name, in_range(name, getattr(self, name), low, high, AlignmentError))
 
 
+IMAGES = ("raw", "webp")
+
+
+@dataclass(frozen=True)
+class AtlasConfig:
+    """How an atlas is kept.
+
+    Raises:
+        AtlasError: a value out of its range, with the range.
+    """
+
+    exemplars: int = option(4, "natural images kept for each unit of each network, 0 to 100")
+    units_per_item: int = option(
+        32, "units rendered and written together, and lost at most by a process that is killed"
+    )
+    images: str = option("raw", "how pictures are kept: raw, or webp, which is lossy")
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("exemplars", 0, 100), ("units_per_item", 1, 100_000)):
+            object.__setattr__(self, name, in_range(name, getattr(self, name), low, high, AtlasError))
+        if not one_of(self.images, IMAGES):
+            raise AtlasError(f"images is {shown(self.images)}: use one of {', '.join(IMAGES)}.")
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """What `featviz demo` shows of the bundled pair."""
@@ -251,5 +275,6 @@ class Defaults:
     align: AlignConfig = field(default_factory=AlignConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     fate: FateConfig = field(default_factory=FateConfig)
+    atlas: AtlasConfig = field(default_factory=AtlasConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
     data: DataConfig = field(default_factory=DataConfig)

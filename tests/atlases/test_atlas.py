@@ -151,7 +151,7 @@ def test_a_folder_of_other_networks_or_another_configuration_is_refused_and_stay
     ("settings", "message"),
     [
         ({"images": "png"}, "images is 'png': use one of raw, webp"),
-        ({"units_per_item": 0}, "units_per_item is 0: give 1 or more"),
+        ({"units_per_item": 0}, "units_per_item is 0: it lies between 1 and 100000, a whole number"),
         ({"shard": (3, 3)}, r"there is no shard 3/3: write 0/3 to 2/3"),
         ({"method": "activations"}, "compare"),
     ],

@@ -294,7 +294,7 @@ def use_atlas_file(path: Path) -> None:
 @cache
 def atlas_examples() -> Sequence[Example]:
     """A small atlas with pictures and evidence, as a folder."""
-    identity = Identity({"A": "0", "B'": "1"}, {"A": {}, "B'": {}}, None, "weights", {"size": 8}, 2)
+    identity = Identity({"A": "0", "B'": "1"}, {"A": {}, "B'": {}}, "0", "weights", {"size": 8}, 2)
     layer = PlannedLayer("conv", (0, 1), 0)
     (item,) = layer.items(identity.digest, 2)
     (example, *_) = atlas_file_examples()
@@ -313,7 +313,7 @@ def atlas_examples() -> Sequence[Example]:
 
 
 def identity_examples() -> Sequence[Example]:
-    return [json.dumps(Identity({"A": "0"}, {"A": {}}, None, "weights", {"size": 8}, 2).record())]
+    return [json.dumps(Identity({"A": "0"}, {"A": {}}, "0", "weights", {"size": 8}, 2).record())]
 
 
 def layer_examples() -> Sequence[Example]:
