@@ -16,7 +16,8 @@ from featviz.errors import FeatvizError
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 from measures.robustness import cases
-from measures.robustness.mutations import CANARY, File, Hostile, mutate
+from measures.robustness.hostile import CANARY, Hostile
+from measures.robustness.mutations import File, mutate
 from measures.robustness.readers import READERS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits memory and starts processes as Linux does")

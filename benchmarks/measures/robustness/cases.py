@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from featviz.errors import FeatvizError
-from measures.robustness.mutations import CANARY, Example, File, Folder, mutate
+from measures.robustness.hostile import CANARY
+from measures.robustness.mutations import Example, File, Folder, mutate
 
 SECONDS = 5.0
 MOST_CHARACTERS = 2000  # of a sentence
