@@ -21,6 +21,21 @@ def seeded(make, seed: int = 0) -> nn.Module:
     return model
 
 
+def small_classifier(channels: int = 3) -> nn.Sequential:
+    """Two convolutions, a norm, ReLUs in place and five classes: modules "0" to "7"; 6 units at "0", 8 at "3"."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+
+
 def random_permutations(groups: PermutationGroups, seed: int = 0) -> dict[str, np.ndarray]:
     return permute.random_permutations(groups, np.random.default_rng(seed))
 

@@ -3,25 +3,10 @@
 from dataclasses import replace
 
 import torch
-from torch import nn
+from networks import small_classifier as net
 
 from featviz.config import RenderConfig
 from featviz.rendering import channel, diversity, render
-
-
-def net(channels: int = 3) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(6, 8, 3, stride=2, padding=1),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
-    )
-
 
 CONVERGING = RenderConfig(size=12, precision="float64", sd=0.1, rotation=0, scale=0)
 

@@ -1,7 +1,5 @@
 """The ascent and `render`: same start same image, no unit depends on another, the caller's model is untouched."""
 
-import gc
-import weakref
 from dataclasses import replace
 
 import kornia.augmentation as K
@@ -9,6 +7,7 @@ import pytest
 import torch
 from lucent.optvis import objectives as lucent
 from lucent.optvis.render import render_vis
+from networks import small_classifier as net
 from torch import nn
 
 from featviz.config import RenderConfig
@@ -28,25 +27,11 @@ from featviz.rendering import (
     seeded_starts,
     starts_with_gradient,
 )
-from featviz.rendering.optimize.ascent import Ascent, learning_rate
+from featviz.rendering.optimize.ascent import learning_rate
 from featviz.zoo.resnet import CifarResNet
 
 CONFIG = RenderConfig(size=12, steps=6, precision="float64", sd=0.1)
 FLOAT32 = replace(CONFIG, precision="float32")
-
-
-def net(channels: int = 3) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(6, 8, 3, stride=2, padding=1),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
-    )
 
 
 def optimized(model, layer, units, config, keys=None, **rest):
@@ -145,7 +130,13 @@ def test_the_model_is_untouched_after_an_error_within_the_ascent(error):
 
 def test_progress_counts_all_steps_of_all_batches():
     seen = []
-    optimized(net(), "3", [0, 1, 2], replace(CONFIG, batch=2), progress=lambda done, total: seen.append((done, total)))
+    optimized(
+        net(),
+        "3",
+        [0, 1, 2],
+        replace(CONFIG, batch=2),
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(2 * (i + 1), 18) for i in range(6)] + [(13 + i, 18) for i in range(6)]
 
 
@@ -375,36 +366,3 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         painter.values.copy_(average)
     plain = score_images(extractor, channel("3", [0, 1]), painter().detach())
     torch.testing.assert_close(found.score, plain, rtol=0.02, atol=0.01)
-
-
-def test_a_render_leaves_no_tensor_behind():
-    """Neither the network's copy nor what its batch size was measured with; a process that renders for days would fill up."""
-
-    def tensors() -> int:
-        gc.collect()
-        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
-
-    network = net()
-    for config in (replace(FLOAT32, backend="eager"), FLOAT32):
-        render(network, "2:0", config)
-        before = tensors()
-        render(network, "2:0", config)
-        assert tensors() == before
-
-
-def test_an_ascent_is_freed_when_it_ends_without_a_garbage_collection(monkeypatch):
-    """Its memory and, on a GPU, that of its graph would else add up from batch to batch."""
-    made = []
-    create = Ascent.__init__
-
-    def watched(self, *args, **kwargs):
-        made.append(weakref.ref(self))
-        create(self, *args, **kwargs)
-
-    monkeypatch.setattr(Ascent, "__init__", watched)
-    gc.disable()
-    try:
-        render(net(), "0:0-3", replace(FLOAT32, batch=2))
-        assert [reference() for reference in made] == [None, None]
-    finally:
-        gc.enable()
