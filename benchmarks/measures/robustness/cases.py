@@ -51,7 +51,7 @@ class Reader:
 
     Args:
         name: of the row in the table, and of `--reader`.
-        examples: makes valid input, of which the cases are mutations.
+        examples: returns valid inputs; a case is one of them, mutated.
         read: called with a text, the path of a file or folder, or a dictionary of keyword arguments; it should use what it has
             read, so that a value that cannot be used is found.
         cases: in a full run.

@@ -156,14 +156,14 @@ def _check(block: PageBlock, layer: PageLayer, subjects: tuple[str, ...]) -> Non
         if array.ndim != axes or array.shape[:2] != leading:
             raise OutputError(
                 f"the {name} of a block of {layer.name!r} have the shape {array.shape}: "
-                f"give {axes} axes, of which the first two are {leading[0]} subjects and {leading[1]} units."
+                f"give {axes} axes, the first for {leading[0]} subjects, the second for {leading[1]} units."
             )
     if block.exemplars is not None:
         leading = (len(block.exemplar_subjects), len(block.records))
         if block.exemplars.ndim != 6 or block.exemplars.shape[:2] != leading:
             raise OutputError(
                 f"the exemplars of a block of {layer.name!r} have the shape {block.exemplars.shape}: "
-                f"give 6 axes, of which the first two are {leading[0]} subjects and {leading[1]} units."
+                f"give 6 axes, the first for {leading[0]} subjects, the second for {leading[1]} units."
             )
 
 
