@@ -173,10 +173,14 @@ def test_a_page_without_layers_and_a_layer_without_blocks_are_pages(tmp_path):
 def test_arrays_that_do_not_fit_their_records_are_named(tmp_path):
     made = block([record(0), record(1)])
     wrong = write.PageBlock(made.records[:1], made.images, made.trace, made.steps)
-    with pytest.raises(OutputError, match=r"images of a block of 'layer1' .* the first for 3 subjects, the second for 1 units"):
+    with pytest.raises(
+        OutputError, match=r"images of a block of 'layer1' .* the first for 3 subjects, the second for 1 units"
+    ):
         write_page(page(PageLayer("layer1", 2, [wrong])), tmp_path)
     wrong = write.PageBlock(made.records, made.images, made.trace, made.steps, made.images[:, :, None], ("A",))
-    with pytest.raises(OutputError, match=r"exemplars of a block of 'layer1' .* the first for 1 subjects, the second for 2 units"):
+    with pytest.raises(
+        OutputError, match=r"exemplars of a block of 'layer1' .* the first for 1 subjects, the second for 2 units"
+    ):
         write_page(page(PageLayer("layer1", 2, [wrong])), tmp_path)
     assert files(tmp_path) == set()
 
