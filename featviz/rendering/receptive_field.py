@@ -5,7 +5,7 @@ the network's input. Rendering a neuron on an image of that size costs a fractio
 same activation there: `at_receptive_field` checks that on a random image, and raises an error where it is not so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,15 +46,25 @@ def receptive_field(extractor: FeatureExtractor, layer: str, position: tuple[int
     Raises:
         RenderError: no pixel changes them (a layer of constants, or one that is off on random images).
     """
+    return receptive_fields(extractor, layer, [position])[position]
+
+
+def receptive_fields(
+    extractor: FeatureExtractor, layer: str, positions: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], ReceptiveField]:
+    """`receptive_field` of several positions, from one forward pass."""
     images = _random_images(extractor, RANDOM_IMAGES).requires_grad_()
     activation = extractor(images, precise=True)[layer]
-    at_position = activation[(slice(None), slice(None), *position)]
-    (gradient,) = torch.autograd.grad(at_position.abs().sum(), images)
-    nonzero = gradient.abs().amax((0, 1)) > 0
-    rows, columns = nonzero.any(1).nonzero().flatten(), nonzero.any(0).nonzero().flatten()
-    if not len(rows):
-        raise RenderError(f"no pixel changes {layer} at {position}: take a layer before a ReLU, or canvas='full'.")
-    return ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    fields = {}
+    for position in positions:
+        at_position = activation[(slice(None), slice(None), *position)]
+        (gradient,) = torch.autograd.grad(at_position.abs().sum(), images, retain_graph=True)
+        nonzero = gradient.abs().amax((0, 1)) > 0
+        rows, columns = nonzero.any(1).nonzero().flatten(), nonzero.any(0).nonzero().flatten()
+        if not len(rows):
+            raise RenderError(f"no pixel changes {layer} at {position}: take a layer before a ReLU, or canvas='full'.")
+        fields[position] = ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    return fields
 
 
 def at_receptive_field(extractor: FeatureExtractor, objective: Neuron) -> tuple[Neuron, RenderConfig]:

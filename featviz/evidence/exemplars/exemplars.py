@@ -20,7 +20,7 @@ from featviz.evidence.exemplars.best_images import BestImages, Histogram
 from featviz.evidence.layer_names import measurable_layers
 from featviz.evidence.layer_pass import LayerChunk, PassReport, Progress, fingerprint, layer_pass, parts_of
 from featviz.rendering.network.feature_extractor import FeatureExtractor
-from featviz.rendering.receptive_field import ReceptiveField, receptive_field
+from featviz.rendering.receptive_field import ReceptiveField, receptive_fields
 from featviz.subjects import Subject, as_subject
 
 log = logging.getLogger("featviz")
@@ -119,7 +119,7 @@ class Exemplars:
     k: int
     report: PassReport
     paths: tuple[str, ...] = ()
-    _fields: dict[tuple[str, str, tuple[int, ...]], ReceptiveField] = field(default_factory=dict)
+    _fields: dict[tuple[str, str], dict[tuple[int, ...], ReceptiveField]] = field(default_factory=dict)
 
     def layer(self, layer: str, subject: str) -> LayerExemplars:
         """All units of a layer in a subject.
@@ -163,22 +163,32 @@ class Exemplars:
         """(unit,) the largest mean of a unit's map over all images, to a bin: what the score of a rendering compares with."""
         return self.layer(layer, subject).means.quantile(1.0)
 
-    def field(self, layer: str, subject: str, position: tuple[int, ...]) -> ReceptiveField:
-        """The pixels that a layer's units see at a position; all pixels where that cannot be measured, which is logged."""
-        key = (layer, subject, position)
+    def fields(
+        self, layer: str, subject: str, positions: Sequence[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], ReceptiveField]:
+        """The pixels that a layer's units see at some positions; all pixels where that cannot be measured, which is logged.
+
+        Networks that are made of the same modules see the same: it is measured in the first of them.
+        """
+        first = next(name for name in self.subjects if self._structures[name] == self._structures[subject])
+        known = self._fields.setdefault((layer, first), {})
         height, width = self.report.image_shape[-2:]
         whole = ReceptiveField(0, 0, height, width)
-        if key not in self._fields and len(position) != 2:
-            self._fields[key] = whole
-        if key not in self._fields:
+        missing = [(position[0], position[1]) for position in {*positions} - {*known} if len(position) == 2]
+        if missing:
             config = RenderConfig(size=(height, width), precision="float32")
             try:
-                extractor = FeatureExtractor(self.subjects[subject], (layer,), config)
-                self._fields[key] = receptive_field(extractor, layer, (position[0], position[1]))
+                extractor = FeatureExtractor(self.subjects[first], (layer,), config)
+                known |= receptive_fields(extractor, layer, missing)
             except FeatvizError as error:
                 log.info("the whole image stands for the receptive field of %s: %s", layer, error)
-                self._fields[key] = whole
-        return self._fields[key]
+                known |= dict.fromkeys(missing, whole)
+        return {position: known.get(position, whole) for position in positions}
+
+    @cached_property
+    def _structures(self) -> dict[str, str]:
+        """Subject -> its modules with their kernels and strides, as torch prints them."""
+        return {name: f"{type(subject.model)} {subject.model}" for name, subject in self.subjects.items()}
 
     def crops(self, data: Data, layer: str, units: Sequence[int]) -> dict[tuple[str, int], list[Tensor]]:
         """(subject, unit) -> for each exemplar the part of the image that the unit sees, (channels, h, w).
@@ -191,9 +201,17 @@ class Exemplars:
         wanted = {(name, unit): self.found(layer, unit, name) for name in self.layers.get(layer, {}) for unit in units}
         numbers = {exemplar.image for found in wanted.values() for exemplar in found}
         images = _images(data, numbers, self.report.fingerprints)
+        fields = {
+            name: self.fields(
+                layer,
+                name,
+                [exemplar.position for key, found in wanted.items() if key[0] == name for exemplar in found],
+            )
+            for name in self.layers.get(layer, {})
+        }
         crops: dict[tuple[str, int], list[Tensor]] = {}
         for (name, unit), found in wanted.items():
-            boxes = [self.field(layer, name, exemplar.position) for exemplar in found]
+            boxes = [fields[name][exemplar.position] for exemplar in found]
             crops[name, unit] = [
                 images[exemplar.image][:, box.top : box.bottom, box.left : box.right]
                 for exemplar, box in zip(found, boxes, strict=True)
