@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from featviz.evidence.fates.stored_fates import read_fates as read_fates
     from featviz.evidence.natural_path import NaturalPath as NaturalPath
     from featviz.evidence.natural_path import natural_path as natural_path
+    from featviz.evidence.nearest_units import NearestUnits as NearestUnits
+    from featviz.evidence.nearest_units import nearest_units as nearest_units
     from featviz.evidence.pictures.accentuation import Accentuations as Accentuations
     from featviz.evidence.pictures.accentuation import accentuate as accentuate
     from featviz.evidence.pictures.caricature import Caricatures as Caricatures
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from featviz.evidence.pictures.variants import render_variants as render_variants
     from featviz.evidence.transfer import Transfers as Transfers
     from featviz.evidence.transfer import picture_transfer as picture_transfer
+    from featviz.evidence.unit_statistics import UnitStatistics as UnitStatistics
+    from featviz.evidence.unit_statistics import unit_statistics as unit_statistics
     from featviz.gallery.plots import plot_barriers as plot_barriers
     from featviz.gallery.plots import plot_connectivity as plot_connectivity
     from featviz.gallery.plots import plot_variance as plot_variance
