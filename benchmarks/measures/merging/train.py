@@ -3,10 +3,10 @@
     uv run python benchmarks/merging.py train --data cifar/ --arch resnet20 --width 2 --seeds 0 1 --out runs/
     uv run python benchmarks/merging.py train --data cifar/ --download ...        # torchvision fetches CIFAR-10
 
-Each seed leaves `<arch>-x<width>-s<seed>.safetensors` and a `.json` card with the recipe and the accuracies. A run that was
-stopped goes on from its last finished epoch. The recipe: SGD with Nesterov momentum, one-cycle learning rate, random crop and
-flip, label smoothing, a first part at a reduced resolution, and short cycles at lower rates, over whose ends the weights are
-averaged (stochastic weight averaging, Izmailov et al. 2018).
+Each seed leaves `<arch>-x<width>-s<seed>.safetensors` (with `-classes0-1` or `-from-<start>` where that was asked for) and a
+`.json` card with the recipe and the accuracies. A run that was stopped goes on from its last finished epoch. The recipe: SGD with
+Nesterov momentum, one-cycle learning rate, random crop and flip, label smoothing, a first part at a reduced resolution, and short
+cycles at lower rates, over whose ends the weights are averaged (stochastic weight averaging, Izmailov et al. 2018).
 """
 
 import argparse
@@ -51,6 +51,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--polish", nargs="+", default=[], metavar="EPOCHS:LR", help="further cycles, at lower rates: 6:0.07 4:0.05"
     )
+    parser.add_argument("--classes", type=int, nargs="+", default=[], help="train on the images of these classes alone")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="fine-tune these weights, trained here before")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -64,11 +66,23 @@ def run(args: argparse.Namespace) -> None:
     polish = tuple((int(cycle.partition(":")[0]), float(cycle.partition(":")[2])) for cycle in args.polish)
     for seed in args.seeds:
         recipe = Recipe(
-            args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs, polish=polish
-        )
+            args.arch, args.width, seed, args.epochs, args.batch, args.lr, small_epochs=args.small_epochs, polish=polish,
+            classes=tuple(args.classes), start=args.start.stem if args.start else "",
+        )  # fmt: skip
         model = ARCHITECTURES[args.arch](args.width)
-        train_set, test_set = (Batches(*data, model.mean, model.std) for data in (train_data, test_data))
-        Training(recipe, train_set, test_set, args.out, args.device).run()
+        train_set, test_set = (
+            Batches(*of_classes(*data, args.classes), model.mean, model.std) for data in (train_data, test_data)
+        )
+        training = Training(recipe, train_set, test_set, args.out, args.device)
+        if args.start:
+            training.model.load_state_dict(load_file(args.start))
+        training.run()
+
+
+def of_classes(images: Tensor, labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    """Images and labels of some classes; none named: of all."""
+    chosen = torch.isin(labels, torch.tensor(classes)) if classes else torch.ones_like(labels, dtype=torch.bool)
+    return images[chosen], labels[chosen]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +105,13 @@ class Recipe:
     polish: tuple[tuple[int, float], ...] = ()  # further, short cycles: epochs, and the rate that falls to 0
     polish_pad: int = 2
     precision: str = "bfloat16 autocast"
+    classes: tuple[int, ...] = ()  # of the images it sees; (): all. The accuracy is of these
+    start: str = ""  # the weights that are fine-tuned; "": fresh ones
 
     @property
     def name(self) -> str:
-        return f"{self.arch}-x{self.width:g}-s{self.seed}"
+        classes = f"-classes{'-'.join(map(str, self.classes))}" if self.classes else ""
+        return f"{self.arch}-x{self.width:g}{classes}{f'-from-{self.start}' if self.start else ''}-s{self.seed}"
 
     @property
     def cycles(self) -> list["Cycle"]:
