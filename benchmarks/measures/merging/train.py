@@ -5,8 +5,8 @@
 
 Each seed leaves `<arch>-x<width>-s<seed>.safetensors` (with `-classes0-1` or `-from-<start>` where that was asked for) and a
 `.json` card with the recipe and the accuracies. A run that was stopped goes on from its last finished epoch. The recipe: SGD
-with Nesterov momentum, one-cycle learning rate, random crop and flip, label smoothing, a first part at a reduced resolution, and
-short cycles at lower rates, over whose ends the weights are averaged (stochastic weight averaging, Izmailov et al. 2018).
+with Nesterov momentum, one-cycle learning rate, random crop and flip, label smoothing, a first part at a reduced resolution,
+and short cycles at lower rates, over whose ends the weights are averaged (stochastic weight averaging, Izmailov et al. 2018).
 """
 
 import argparse
