@@ -52,7 +52,7 @@ def provenance() -> Record:
         "machine": machine(),
         "featviz": featviz.__version__,
         "commit": _commit(),
-        "command": f"python benchmarks/{shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])])}",
+        "command": f"python {shlex.join([_script(), *portable(sys.argv[1:])])}",
     }
 
 
@@ -80,7 +80,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def section(name: str, table: str, records: Sequence[Record]) -> str:
     """What stands between the marks of a table, the marks included."""
-    return "\n".join([f"<!-- {name} -->", table, "", *_sources(records), f"<!-- /{name} -->"])
+    return "\n".join([f"<!-- {name} -->", table, "", *sources(records), f"<!-- /{name} -->"])
 
 
 def replace_section(name: str, text: str, docs: Path = DOCS) -> None:
@@ -96,7 +96,7 @@ def replace_section(name: str, text: str, docs: Path = DOCS) -> None:
     docs.write_text(before + text + after)
 
 
-def _sources(records: Sequence[Record]) -> list[str]:
+def sources(records: Sequence[Record]) -> list[str]:
     """Where the figures come from, each source said once."""
     lines = []
     for record in records:
@@ -108,6 +108,12 @@ def _sources(records: Sequence[Record]) -> list[str]:
             f"*`{record['command']}`: {place}, {threads}, Python {here['python']}, torch {here['versions']['torch']}; {at}.*"
         )
     return list(dict.fromkeys(lines))
+
+
+def _script() -> str:
+    """The script that runs, from the top of the repository."""
+    script = Path(sys.argv[0]).resolve()
+    return script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
 
 
 def _commit() -> str:

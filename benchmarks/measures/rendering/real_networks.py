@@ -78,12 +78,12 @@ def real_network(name: str, cifar: Path | None, real: Path | None) -> RealNetwor
         )
     if real is None:
         raise SystemExit(f"{name} needs the folder of real checkpoints and photographs: give --real FOLDER.")
-    photographs = _photographs(real / "imagenet-160.tar", SIZES[name])
+    natural = photographs(real / "imagenet-160.tar", SIZES[name])
     if name == "lite0":
-        return RealNetwork(name, _lite0(), None, photographs)
-    a, b = (_mobilenet(real, side) for side in (224, 128))
-    alignment = featviz.align(a, b, photographs[:1], method="activations", data=list(photographs[:400].split(50)))
-    return RealNetwork(name, a, featviz.Subject(alignment.permute(b.model), "B'", b.mean, b.std), photographs)
+        return RealNetwork(name, _lite0(), None, natural)
+    a, b = (mobilenet(real, side) for side in (224, 128))
+    alignment = featviz.align(a, b, natural[:1], method="activations", data=list(natural[:400].split(50)))
+    return RealNetwork(name, a, featviz.Subject(alignment.permute(b.model), "B'", b.mean, b.std), natural)
 
 
 def _cifar(folder: Path, count: int = 2000) -> Tensor:
@@ -92,13 +92,19 @@ def _cifar(folder: Path, count: int = 2000) -> Tensor:
     return images[order].float() / 255
 
 
-def _mobilenet(folder: Path, side: int) -> featviz.Subject:
+def definitions(folder: Path) -> Any:
+    """The module `nets` of the folder of real checkpoints."""
     spec = importlib.util.spec_from_file_location("nets", folder / "nets.py")
     assert spec is not None
     assert spec.loader is not None
-    nets: Any = importlib.util.module_from_spec(spec)
+    nets = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(nets)
-    model = nets.MobileNetV1().eval()
+    return nets
+
+
+def mobilenet(folder: Path, side: int) -> featviz.Subject:
+    """MobileNetV1 0.25 that was trained at `side` px; output 1 + c is class c."""
+    model = definitions(folder).MobileNetV1().eval()
     model.load_state_dict(load_file(str(folder / f"mobilenet_v1_025-{side}.safetensors")))
     return featviz.Subject(model, f"MobileNetV1-{side}", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -113,7 +119,7 @@ def _lite0() -> featviz.Subject:
     return featviz.Subject(model, "EfficientNet-Lite0", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
-def _photographs(archive: Path, side: int) -> Tensor:
+def photographs(archive: Path, side: int) -> Tensor:
     """The photographs of the archive, their middle `side` x `side` pixels."""
     found = []
     with tarfile.open(archive) as files:

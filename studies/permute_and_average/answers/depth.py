@@ -1,0 +1,100 @@
+"""Does fidelity fall with depth, with narrow widths, without norms?"""
+
+from pathlib import Path
+
+import numpy as np
+from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, table, thirds
+from plots import new_figure, save
+
+from answers.answer import Answer
+
+COMPARED = (("resnet20-x2", "resnet20-x1", "twice as wide"), ("vgg11_bn-x0.5", "vgg11-x0.5", "with norms"))
+
+
+def answer(records: list[Record]) -> Answer:
+    by_name = {record["pair"]: record for record in records}
+    rows, falls = [], []
+    for record in records:
+        f, c = layer_means(record, "fidelity"), layer_means(record, "agreement")
+        falls.append(rank(depths(record), f))
+        accuracy = record["accuracy"]
+        gap = (accuracy["A"] + accuracy["B"]) / 2 - accuracy[record["method"]]
+        rows.append([
+            record["title"], f"{accuracy['A']:.1f} / {accuracy['B']:.1f}", f"{accuracy[record['method']]:.1f}", f"{gap:.1f}",
+            *(f"{value:.2f}" for value in (*thirds(record, f), falls[-1], *thirds(record, c))),
+        ])  # fmt: skip
+    compared = []
+    for one, other, difference in COMPARED:
+        if one in by_name and other in by_name:
+            means = [layer_means(by_name[name], "fidelity") for name in (one, other)]
+            compared.append(
+                f"{by_name[one]['title']} {over_layers(list(means[0]))} against {by_name[other]['title']} "
+                f"{over_layers(list(means[1]))} ({difference})"
+            )
+    finding = (
+        f"Fidelity falls with depth on {sum(fall < -0.3 for fall in falls)} of {len(records)} pairs (rank "
+        "correlation of a layer's "
+        f"place with its fidelity below -0.3); agreement does not follow depth but the place in the block."
+    )
+    text = (
+        "Mean fidelity of the repaired merge, and mean agreement of the parents, by thirds of the layers; *falls*: "
+        "rank correlation "
+        "of a layer's place with its mean fidelity; *gap*: accuracy of the parents' mean minus that of the merge.\n\n"
+        + table(
+            ["pair", "A / B, %", "merge", "gap", "f first", "middle", "last", "falls", "c first", "middle", "last"],
+            rows,
+        )
+        + ("\n\nMean over layers: " + "; ".join(compared) + "." if compared else "")
+        + _blocks(records)
+    )
+    control = (
+        "The parents of a pair were trained alike but for what the title says, and each pair once: a difference "
+        "between two pairs is "
+        "one observation. What would refute it: wider or normed pairs with lower fidelity, trained anew."
+    )
+    return Answer(
+        "depth", "Does fidelity fall with depth, with narrow widths, without norms?", finding, text, control,
+        "Mean fidelity (solid) and agreement (dotted) of the units of each layer, by depth; bands: a standard error "
+        "of the units.",
+        lambda path: draw(records, path),
+    )  # fmt: skip
+
+
+def _blocks(records: list[Record]) -> str:
+    """Agreement at the two norms of a residual block."""
+    told = []
+    for record in records:
+        first, second = (
+            [
+                mean_of(column(found, "agreement"))
+                for layer, found in layers_of(record).items()
+                if layer.endswith(f".bn{n}")
+            ]
+            for n in (1, 2)
+        )
+        if first and second and record["method"] != "identity":
+            higher = sum(one > other for one, other in zip(first, second, strict=False))
+            told.append(
+                f"{record['title']}: {np.mean(first):.2f} and {np.mean(second):.2f}, higher in {higher} of "
+                f"{len(first)} blocks"
+            )
+    if not told:
+        return ""
+    return "\n\nAgreement behind the first and the second convolution of a residual block: " + "; ".join(told) + "."
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records))
+    for axes, record in zip(panels, records, strict=False):
+        for name, line in (("fidelity", "-"), ("agreement", ":")):
+            columns = [column(found, name) for found in layers_of(record).values()]
+            means = np.array([mean_of(values) for values in columns])
+            errors = np.array([np.nanstd(values) / np.sqrt(max(1, np.isfinite(values).sum())) for values in columns])
+            (drawn,) = axes.plot(depths(record), means, line, label=name)
+            axes.fill_between(
+                depths(record), means - errors, means + errors, alpha=0.25, color=drawn.get_color(), linewidth=0
+            )
+        axes.set_title(record["title"], fontsize=9)
+        axes.set_ylim(0, 1.02)
+    figure.supxlabel("depth of the layer", fontsize=9)
+    save(figure, panels, len(records), path)

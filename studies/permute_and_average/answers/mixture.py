@@ -1,0 +1,74 @@
+"""Is a merged unit a mean of its parents' features, or something new?"""
+
+from pathlib import Path
+
+import numpy as np
+from estimates import Record, column, depths, explained, layers_of, mean_of, table, thirds
+from plots import COLORS, new_figure, save
+
+from answers.answer import Answer
+
+
+def answer(records: list[Record]) -> Answer:
+    rows, extras, others, own = [], [], [], []
+    for record in records:
+        plain, extra, rest = shares(record)
+        extras.append(mean_of(extra))
+        others.append(thirds(record, rest))
+        own.append(mean_of(np.concatenate([column(found, "own mean") for found in layers_of(record).values()])))
+        cells = [
+            f"{value:.2f}" for third in zip(thirds(record, plain), thirds(record, rest), strict=True) for value in third
+        ]
+        rows.append([record["title"], f"{100 * mean_of(extra):.1f} %", *cells, f"{own[-1]:.0%}"])
+    deeper = sum(rest[2] > rest[0] for rest in others)
+    finding = (
+        "A merged unit is the plain mean of its parents' units, plus something that neither has: their best mix "
+        "explains only "
+        f"{100 * min(extras):.1f} to {100 * max(extras):.1f} % more of its variance than their mean, and what no mix "
+        "explains "
+        f"grows with depth on {deeper} of {len(records)} pairs."
+    )
+    text = (
+        "Shares of a merged unit's variance on test images, means over units, by thirds of the layers: *mean*, what "
+        "the mean of the "
+        "two parents' units explains (f squared); *new*, what no mix of the two explains. *Best mix*: how much more "
+        "than the mean "
+        "the regression on both explains, over all layers. *Own row*: units that are closer to their own parents' "
+        "mean than to that "
+        "of any other unit of the layer.\n\n"
+        + table(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own row"], rows)
+    )
+    control = (
+        "The correlation with the average under a *random* alignment is measured with every pair (column `random A` "
+        "of the "
+        "records); units of a network merged with itself are explained to 100 %. What would refute it: a pair whose "
+        "merged units "
+        "are told much better by other weights of the two parents than by 1/2."
+    )
+    return Answer(
+        "mixture", "Is a merged unit a mean of its parents' features, or something new?", finding, text, control,
+        "What explains the variance of merged units, by depth: their parents' mean, another mix of the two, neither.",
+        lambda path: draw(records, path),
+    )  # fmt: skip
+
+
+def shares(record: Record):
+    """(layer,) means over units: explained by the parents' mean, more by their best mix, and the rest."""
+    found = []
+    for columns in layers_of(record).values():
+        plain, mix = explained(columns)
+        found.append((mean_of(plain), mean_of(mix - plain), mean_of(1 - mix)))
+    return np.array(found).T
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records))
+    for axes, record in zip(panels, records, strict=False):
+        labels = ("the parents' mean", "another mix of both", "neither")
+        axes.stackplot(depths(record), *shares(record), labels=labels, colors=(COLORS[2], COLORS[1], "#BBBBBB"))
+        axes.set_title(record["title"], fontsize=9)
+        axes.set_ylim(0, 1)
+        axes.set_xlim(0, 1)
+    figure.supxlabel("depth of the layer", fontsize=9)
+    figure.supylabel("share of variance", fontsize=9)
+    save(figure, panels, len(records), path)

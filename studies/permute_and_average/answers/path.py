@@ -1,0 +1,84 @@
+"""What happens to features along the path from A to B'?"""
+
+from pathlib import Path
+
+import numpy as np
+from estimates import Floats, Record, column, layers_of, mean_of, table
+from plots import COLORS, new_figure, save
+
+from answers.answer import Answer
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def answer(records: list[Record]) -> Answer:
+    rows, lowest, dips = [], [], []
+    for record in records:
+        with_a, expected = along(record), along(record, expected=True)
+        fidelity = with_a / expected
+        lowest.append(WEIGHTS[int(fidelity.argmin())])
+        dips.append(1 - fidelity[2])
+        accuracy = record["accuracy"]
+        path = [accuracy["A"], accuracy["path 0.25"], accuracy[record["method"]], accuracy["path 0.75"], accuracy["B"]]
+        rows.append([record["title"], *(f"{value:.2f} ({mean:.2f}) {right:.0f} %" for value, mean, right in
+                                        zip(with_a, expected, path, strict=True))])  # fmt: skip
+    finding = (
+        "Along the path features do not switch from A's to B's, they are mixed: the correlation with A's unit falls "
+        "smoothly, below "
+        f"what the mean of the two units would have by {min(dips):.2f} to {max(dips):.2f} (of 1) in the middle, and "
+        "the middle is the "
+        f"lowest point on {lowest.count(0.5)} of {len(records)} pairs."
+    )
+    text = (
+        "Mean correlation of merged units with A's at weights 0 to 1 of B', repaired at each; in brackets that of "
+        "the weighted mean of "
+        "the parents' units (of equal variance), which is what averaging would give without any loss; and accuracy.\n\n"
+        + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
+    )
+    control = (
+        "At weight 0 the correlation is 1 and at weight 1 it is the parents' agreement, by construction. What would "
+        "refute it: units "
+        "that keep A's feature up to some weight and lose it at once."
+    )
+    return Answer(
+        "path", "What happens along the path?", finding, text, control,
+        "Correlation of merged units with A's and B's along the path; dotted: the weighted mean of the two units.",
+        lambda path: draw(records, path),
+    )  # fmt: skip
+
+
+def along(record: Record, parent: str = "A", expected: bool = False) -> Floats:
+    """(weight,) mean over layers and units of the correlation with a parent's unit, measured or expected of the mean."""
+    values = []
+    for found in layers_of(record).values():
+        c = column(found, "agreement")
+        if expected:
+            values.append([mean_of(_of_mean(c, w if parent == "A" else 1 - w)) for w in WEIGHTS])
+            continue
+        ends = (np.ones_like(c), c) if parent == "A" else (c, np.ones_like(c))
+        middle = [
+            column(found, f"path 0.25 {parent}"),
+            column(found, f"correlation {parent}"),
+            column(found, f"path 0.75 {parent}"),
+        ]
+        values.append([mean_of(x) for x in (ends[0], *middle, ends[1])])
+    return np.nanmean(values, axis=0)
+
+
+def _of_mean(c: Floats, weight: float) -> Floats:
+    """Correlation of (1 - w) A + w B with A, for equal variances."""
+    other = 1 - weight
+    return (other + weight * c) / np.sqrt(np.maximum(other**2 + weight**2 + 2 * weight * other * c, 1e-9))
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records))
+    for axes, record in zip(panels, records, strict=False):
+        for color, parent in zip(COLORS, ("A", "B'"), strict=False):
+            axes.plot(WEIGHTS, along(record, parent), "o-", color=color, label=f"with {parent}'s units", markersize=4)
+            axes.plot(WEIGHTS, along(record, parent, expected=True), ":", color=color)
+        axes.set_title(record["title"], fontsize=9)
+        axes.set_ylim(0, 1.03)
+    figure.supxlabel("weight of B'", fontsize=9)
+    figure.supylabel("correlation", fontsize=9)
+    save(figure, panels, len(records), path)

@@ -1,0 +1,112 @@
+"""Do the pictures agree with the numbers, and where do they mislead?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from estimates import Record, column, layers_of, table
+from plots import new_figure, save
+from scipy.stats import rankdata, spearmanr
+
+from answers.answer import Answer
+
+A, MERGED = 0, 2  # places in the cross scores
+STRONG, WEAK = 0.7, 0.3
+
+
+def answer(records: list[Record]) -> Answer:
+    shown = [record for record in records if record["pictures"]]
+    if not shown:
+        return Answer("pictures", "Do the pictures agree with the numbers?", "", "No pictures were rendered.", "")
+    rows, ranks = [], []
+    for record in shown:
+        points = transfers(record)
+        told = within_layers(points)
+        ranks.append(told)
+        misled = [point for point in points if point["transfer"] > STRONG and point["correlation"] < WEAK]
+        missed = [point for point in points if point["transfer"] < WEAK and point["correlation"] > STRONG]
+        values = np.array([point["transfer"] for point in points])
+        rows.append([
+            record["title"], str(len(points)), f"{np.median(values):.2f}", f"{told:.2f}", f"{2 / np.sqrt(len(points)):.2f}",
+            _names(misled), _names(missed),
+        ])  # fmt: skip
+    finding = (
+        "A picture of A's unit excites the merged unit the more, the more the two correlate on images: rank "
+        "correlation within "
+        f"layers {min(ranks):.2f} to {max(ranks):.2f}. Single pictures mislead in both directions."
+    )
+    text = (
+        "*Transfer*: what the picture of A's unit does to the merged unit, over what the merged unit's own picture "
+        "does; both above "
+        "the merged unit's mean on images. *Rank*: rank correlation of transfer with the two units' correlation on "
+        "images, ranks "
+        "taken within layers; beyond *2 s.e.* it is not chance. *Shows what is not there*: transfer above "
+        f"{STRONG} at a correlation below {WEAK}; *hides what is there*: the reverse.\n\n"
+        + table(
+            ["pair", "units", "median transfer", "rank", "2 s.e.", "shows what is not there", "hides what is there"],
+            rows,
+        )
+    )
+    control = (
+        "A picture's score on its own unit is what was optimised; the score on another network is not. Units were "
+        "not chosen: they "
+        "are the first of their layers. What would refute it: ranks within two standard errors of 0."
+    )
+    return Answer(
+        "pictures", "Do the pictures agree with the numbers, and where do they mislead?", finding, text, control,
+        "Correlation of A's unit with the merged unit on images, and how strongly A's picture excites the merged unit.",
+        lambda path: draw(shown, path),
+    )  # fmt: skip
+
+
+def transfers(record: Record) -> list[dict[str, Any]]:
+    """Of every unit that was rendered and is alive in both: its transfer, and its correlation on images."""
+    found = []
+    for unit in record["pictures"]:
+        columns = layers_of(record)[unit["layer"]]
+        cross, number = unit["cross"], unit["unit"]
+        mean = column(columns, "merged mean")[number]
+        correlation = column(columns, "correlation A")[number]
+        if unit["dead"] or None in (cross[A][MERGED], cross[MERGED][MERGED]):
+            continue
+        own = cross[MERGED][MERGED] - mean
+        if own > 0 and np.isfinite(correlation):
+            transfer = (cross[A][MERGED] - mean) / own
+            found.append({"layer": unit["layer"], "unit": number, "transfer": transfer, "correlation": correlation})
+    return found
+
+
+def within_layers(points: list[dict[str, Any]]) -> float:
+    """Spearman's correlation of ranks within layers."""
+    ranks: dict[str, list[Any]] = {"transfer": [], "correlation": []}
+    for layer in dict.fromkeys(point["layer"] for point in points):
+        here = [point for point in points if point["layer"] == layer]
+        if len(here) > 1:
+            for name, values in ranks.items():
+                values.append(rankdata([point[name] for point in here]) / len(here))
+    one, other = (np.concatenate(values) for values in ranks.values())
+    return float(np.asarray(spearmanr(one, other))[0])
+
+
+def _names(points: list[dict[str, Any]]) -> str:
+    return (
+        ", ".join(f"`{point['layer']}:{point['unit']}`" for point in points[:3]) + (", …" if len(points) > 3 else "")
+        or "-"
+    )
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records), (3.2, 3.0))
+    for axes, record in zip(panels, records, strict=False):
+        points = transfers(record)
+        for layer in dict.fromkeys(point["layer"] for point in points):
+            here = [point for point in points if point["layer"] == layer]
+            axes.scatter(
+                [point["correlation"] for point in here], [point["transfer"] for point in here], s=12, label=layer
+            )
+        axes.set_title(record["title"], fontsize=9)
+        axes.legend(fontsize=5, frameon=False, loc="upper left")
+        axes.set_ylim(-0.5, 1.3)
+    figure.supxlabel("correlation on images", fontsize=9)
+    figure.supylabel("transfer of A's picture", fontsize=9)
+    save(figure, panels, len(records), path, legend=False)

@@ -1,0 +1,81 @@
+"""What does repair change, unit by unit?"""
+
+from pathlib import Path
+
+import numpy as np
+from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, table, thirds
+from plots import new_figure, save
+
+from answers.answer import Answer
+
+
+def answer(records: list[Record]) -> Answer:
+    rows, within, gains = [], [], []
+    for record in records:
+        before, after = layer_means(record, "unrepaired fidelity"), layer_means(record, "fidelity")
+        gains.append(thirds(record, after - before))
+        own = over_layers([_gain_by_variance(columns) for columns in layers_of(record).values()])
+        within.append(own.mean)
+        between = rank(layer_means(record, "unrepaired variance"), after - before)
+        of_layers = "-" if np.isnan(between) else f"{between:.2f}"
+        first, last = ((thirds(record, before)[third], thirds(record, after)[third]) for third in (0, 2))
+        accuracy = record["accuracy"]
+        rows.append([
+            record["title"], f"{accuracy['unrepaired']:.1f} → {accuracy[record['method']]:.1f}",
+            f"{first[0]:.2f} → {first[1]:.2f}", f"{last[0]:.2f} → {last[1]:.2f}", str(own), of_layers,
+        ])  # fmt: skip
+    late = sum(gain[2] > gain[0] for gain in gains)
+    finding = (
+        "Repair gives back features and not only scale, and it does so in late layers: fidelity grows there by "
+        f"{min(gain[2] for gain in gains):.2f} to {max(gain[2] for gain in gains):.2f}, more than in early layers on "
+        f"{late} of "
+        f"{len(records)} pairs; how much variance a unit itself had lost tells little of what it gains (rank "
+        "correlation "
+        f"{np.nanmin(within):.2f} to {np.nanmax(within):.2f})."
+    )
+    text = (
+        "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, within "
+        "layers, of the "
+        "variance that a unit kept before the repair (over that of its row) with its gain in fidelity; *of layers*: "
+        "the same between "
+        "layers.\n\n"
+        + table(
+            ["pair", "accuracy", "fidelity, first third", "fidelity, last third", "own variance", "of layers"], rows
+        )
+        + "\n\nA norm's repair rescales units one by one, which changes no correlation in its own layer. What a unit "
+        "gains comes from "
+        "the layers before it, whose units again have the sizes that its weights expect."
+    )
+    control = (
+        "In the first layer nothing can change, and nothing does. What would refute it: gains that follow a unit's "
+        "own loss of "
+        "variance, or late layers that gain no more than early ones."
+    )
+    return Answer(
+        "repair", "What does repair change, unit by unit?", finding, text, control,
+        "Fidelity of every unit before and after the repair; dark: first layers, light: last ones.",
+        lambda path: draw(records, path),
+    )  # fmt: skip
+
+
+def _gain_by_variance(columns: dict) -> float:
+    return rank(
+        column(columns, "unrepaired variance"), column(columns, "fidelity") - column(columns, "unrepaired fidelity")
+    )
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records), (3.2, 3.0))
+    for axes, record in zip(panels, records, strict=False):
+        axes.plot([-0.3, 1], [-0.3, 1], color="black", linewidth=0.6)
+        for columns, depth in zip(layers_of(record).values(), depths(record), strict=True):
+            before, after = column(columns, "unrepaired fidelity"), column(columns, "fidelity")
+            axes.scatter(
+                before, after, s=4, c=np.full(len(before), depth), cmap="viridis", vmin=0, vmax=1, linewidths=0
+            )
+        axes.set_title(record["title"], fontsize=9)
+        axes.set_xlim(-0.3, 1.02)
+        axes.set_ylim(-0.3, 1.02)
+    figure.supxlabel("fidelity before", fontsize=9)
+    figure.supylabel("fidelity after the repair", fontsize=9)
+    save(figure, panels, len(records), path, legend=False)

@@ -1,0 +1,106 @@
+"""Which features survive a merge, and what tells beforehand?"""
+
+from pathlib import Path
+
+import numpy as np
+from estimates import Record, column, layers_of, over_layers, rank, rank_in_layers, table
+from plots import new_figure, save
+
+from answers.answer import Answer
+
+F, C = "fidelity, second half", "agreement, first half"
+
+
+def answer(records: list[Record]) -> Answer:
+    permuted = [record for record in records if record["method"] != "identity"]
+    rows, ahead, inner, stream = [], [], [], []
+    for record in permuted:
+        c, score = rank_in_layers(record, C, F), rank_in_layers(record, "score", F)
+        ahead.append(c.mean > score.mean)
+        inside, shared = (
+            rank_in_layers(record, "score", F, lambda found, many=many: (found["sites"] > 1) == many)
+            for many in (False, True)
+        )
+        inner, stream = [*inner, inside.mean], [*stream, shared.mean]
+        by_weights = rank_in_layers(record, "weights agreement", "weights fidelity")
+        score_by_weights = rank_in_layers(record, "weights score", "weights fidelity")
+        rows.append(
+            [record["title"], str(c), str(score), str(inside), str(shared), str(by_weights), str(score_by_weights)]
+        )
+    smallest = over_layers([value for record in permuted for value in _smallest(record)])
+    arithmetic = over_layers([value for record in permuted for value in _smallest(record, shuffled=True)])
+    finding = (
+        "A merged unit follows the mean of its parents' units the better, the more they agree: this holds within "
+        "the layers of "
+        f"{sum(row_c > 0.1 for row_c in _means(permuted, C))} of {len(permuted)} pairs, and agreement tells more "
+        "than the match "
+        f"score on {sum(ahead)} of {len(permuted)}."
+    )
+    text = (
+        "Rank correlation (Spearman) over the units of a layer with the unit's fidelity; mean ± standard error over "
+        "layers. Agreement "
+        "is measured on one half of the images, fidelity on the other, so that they share no noise.\n\n"
+        + table(
+            ["pair", "agreement c", "match score", "of which in layers of one site", "in residual streams", "c, by weights",
+             "score, by weights"],
+            rows,
+        )
+        + "\n\nThe match score is one number for a unit wherever it is read; a unit of a residual stream is written "
+        "by several "
+        f"layers, and agrees in some and not in others. So its score says little (mean {np.nanmean(stream):.2f} over "
+        "pairs, "
+        f"against {np.nanmean(inner):.2f} in layers that have their units for themselves). "
+        if np.isfinite(stream).any()
+        else ""
+    )  # fmt: skip
+    control = (
+        "That the *smallest correlation with a parent* follows agreement is arithmetic for the most part: the rank "
+        "correlation is "
+        f"{smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at random. "
+        "Fidelity has no such "
+        "tie to agreement. What would refute the finding: a pair of networks where the correlation of the halves is "
+        "not above 0."
+    )
+    return Answer(
+        "survival", "Which features survive, and what tells beforehand?", finding, text, control,
+        "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: match "
+        "score.",
+        lambda path: draw(permuted, path),
+    )  # fmt: skip
+
+
+def _means(records: list[Record], name: str) -> list[float]:
+    return [rank_in_layers(record, name, F).mean for record in records]
+
+
+def _smallest(record: Record, shuffled: bool = False) -> list[float]:
+    """Rank correlation of agreement with the smallest correlation with a parent, as measured, or as it would be by chance."""
+    found, generator = [], np.random.default_rng(0)
+    for columns in layers_of(record).values():
+        c = column(columns, "agreement")
+        if not shuffled:
+            found.append(rank(column(columns, C), column(columns, "smallest correlation, second half")))
+            continue
+        f = column(columns, "fidelity")
+        drawn = [rank(c, generator.permutation(f) * np.sqrt(np.clip((1 + c) / 2, 0, 1))) for _ in range(20)]
+        found.append(float(np.nanmean(drawn)) if np.isfinite(drawn).any() else np.nan)
+    return found
+
+
+def draw(records: list[Record], path: Path) -> None:
+    figure, panels = new_figure(len(records))
+    for axes, record in zip(panels, records, strict=False):
+        layers = layers_of(record)
+        for name, mark, label in ((C, "o", "agreement"), ("score", "x", "match score")):
+            values = [rank(column(columns, name), column(columns, F)) for columns in layers.values()]
+            axes.plot(range(len(layers)), values, mark, label=label, markersize=5)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set_title(record["title"], fontsize=9)
+        axes.set_ylim(-0.6, 1.02)
+        axes.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=90, fontsize=6)
+    figure.supylabel("rank correlation with fidelity")
+    save(figure, panels, len(records), path)
+
+
+def _short(layer: str) -> str:
+    return layer.replace("layer", "").replace("downsample", "down").replace("features.", "")

@@ -1,0 +1,150 @@
+"""The pairs of networks that are studied, with the images that they are matched, repaired and measured on.
+
+    resnet20-x2         bundled with featviz
+    resnet20-x1         half as wide, trained by `benchmarks/merging.py train`
+    vgg11_bn-x0.5       another architecture, with norms
+    vgg11-x0.5          the same without norms
+    half-classes        resnet20-x1, and one that saw the classes 0 to 4 alone
+    fine-tuned          resnet20-x1 twice fine-tuned from one base, in two orders of the images: nothing is permuted
+    public-resnet20     two public ResNet-20s (--public)
+    public-mobilenet    two public MobileNetV1s for ImageNet, norms folded in (--public)
+
+Networks that are not in --runs are trained first, which takes from ten minutes to an hour for a pair on two cores.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from measures.cifar import load_cifar
+from measures.merging.pairs import COMMAND, checkpoints, load_models
+from measures.rendering.real_networks import definitions, mobilenet, photographs
+from torch import Tensor, nn
+
+import featviz
+
+Batch = tuple[Tensor, Tensor]
+CALIBRATION = 2000  # training images for matching and repair
+MEASURED = 1000  # test images
+ACCURACY = 5000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks ready to be studied.
+
+    calibration: training images, for matching and repair. measured: test images, on which units are measured. accuracy: test
+    images with labels. All are batches (x, label) of images in [0, 1].
+    size: side of the images in pixels. layers: what is measured (patterns; None: all norms).
+    methods: of matching, the first is the main one.
+    """
+
+    name: str
+    title: str
+    a: featviz.Subject
+    b: featviz.Subject
+    calibration: Sequence[Batch]
+    measured: Sequence[Batch]
+    accuracy: Sequence[Batch]
+    size: int
+    layers: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ("activations", "weights", "zipit", "cca")
+
+
+TITLES = {
+    "resnet20-x2": "ResNet-20 x2",
+    "resnet20-x1": "ResNet-20 x1",
+    "vgg11_bn-x0.5": "VGG-11 x0.5, BatchNorm",
+    "vgg11-x0.5": "VGG-11 x0.5, no norm",
+    "half-classes": "ResNet-20 x1, B saw half of the classes",
+    "fine-tuned": "ResNet-20 x1, fine-tuned twice from one base",
+    "public-resnet20": "public ResNet-20s",
+    "public-mobilenet": "public MobileNetV1s (ImageNet)",
+}
+FINE_TUNING = "--epochs 3 --lr 0.05"
+HALF = ("--epochs", "14", "--lr", "0.2", "--small-epochs", "6", "--classes", "0", "1", "2", "3", "4", "--seeds", "2")
+
+
+def load_pair(name: str, data: Path, runs: Path, public: Path | None, images: int = MEASURED) -> Pair:
+    """One of `TITLES`.
+
+    Args:
+        data: CIFAR-10. runs: where trained networks lie, or are written. public: the folder of public checkpoints.
+        images: how many test images units are measured on; accuracy is measured on five times as many.
+
+    Raises:
+        SystemExit: a public pair without `public`.
+    """
+    if name.startswith("public") and public is None:
+        raise SystemExit(f"{name} needs the folder of public checkpoints: give --public FOLDER.")
+    if name == "public-mobilenet":
+        assert public is not None
+        return _mobilenet(public, images)
+    calibration, measured, accuracy = (
+        _cifar(data, train, count) for train, count in ((True, CALIBRATION), (False, images), (False, 5 * images))
+    )
+    a, b = _networks(name, data, runs, public)
+    methods = ("identity",) if name == "fine-tuned" else Pair.methods
+    return Pair(name, TITLES[name], a, b, calibration, measured, accuracy, 32, methods=methods)
+
+
+def _networks(name: str, data: Path, runs: Path, public: Path | None) -> tuple[featviz.Subject, featviz.Subject]:
+    if name == "public-resnet20":
+        assert public is not None
+        return tuple(_public_resnet(public, kind) for kind in ("dense", "channel-regularized"))  # pyright: ignore[reportReturnType]
+    architecture, files = name, []
+    if name in ("half-classes", "fine-tuned"):
+        architecture = "resnet20-x1"
+        base = checkpoints(architecture, data, runs)[0]
+        if name == "fine-tuned":
+            wanted = [runs / f"{architecture}-from-{base.stem}-s{seed}.safetensors" for seed in (0, 1)]
+            files = _trained(wanted, data, runs, *FINE_TUNING.split(), "--start", str(base), "--seeds", "0", "1")
+        else:
+            files = [base, *_trained([runs / f"{architecture}-classes0-1-2-3-4-s2.safetensors"], data, runs, *HALF)]
+    else:
+        files = checkpoints(architecture, data, runs)
+    a, b = load_models(architecture, files)
+    return featviz.Subject(a, "A"), featviz.Subject(b, "B")
+
+
+def _trained(files: list[Path], data: Path, runs: Path, *recipe: str) -> list[Path]:
+    """The files, trained where they are missing."""
+    if not all(file.exists() for file in files):
+        command = [sys.executable, str(COMMAND), "train", "--data", str(data), "--out", str(runs)]
+        subprocess.run([*command, "--arch", "resnet20", "--width", "1", *recipe], check=True)
+    return files
+
+
+def _public_resnet(folder: Path, kind: str) -> featviz.Subject:
+    model: nn.Module = definitions(folder).ResNet20().eval()
+    featviz.load_into(model, folder / f"resnet20-{kind}.pth.tar")
+    return featviz.Subject(model, kind, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def _mobilenet(folder: Path, images: int) -> Pair:
+    """Every second photograph is for the calibration, the others are measured on: there are 1,000, one of each class."""
+    a, b = (mobilenet(folder, side) for side in (224, 128))
+    batches = list(
+        zip(photographs(folder / "imagenet-160.tar", 128).split(1), torch.arange(1, 1001).split(1), strict=True)
+    )
+    calibration, measured = (
+        [(torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])) for part in _parts(batches[first::2], 50)]
+        for first in (0, 1)
+    )
+    measured = measured[: max(1, images // 50)]
+    name = "public-mobilenet"
+    return Pair(name, TITLES[name], a, b, calibration, measured, measured, 128)
+
+
+def _parts(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
+    return [batches[first : first + size] for first in range(0, len(batches), size)]
+
+
+def _cifar(data: Path, train: bool, count: int) -> list[Batch]:
+    """Images in a fixed random order, in batches of 250."""
+    images, labels = load_cifar(data, train)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    return [(images[part] / 255, labels[part]) for part in order.split(250)]
