@@ -1,7 +1,7 @@
 """Where is a feature in another network? For every unit of one network, the unit of each other that is most like it.
 
-(network, others, layers, data) -> for every unit and every other network: the largest correlation with a unit of it and whose it
-is, and the correlation with the unit of the same number
+(network, others, layers, data) -> for every unit and every other network: the largest correlation with one of its units, whose
+it is, and the correlation with the unit of the same number
 
 Correlations are over images and positions. The largest of many is above 0 by chance alone: compare networks of equal widths, or
 with a network that cannot have the feature (fresh weights, the unaligned average). That units of independently trained networks

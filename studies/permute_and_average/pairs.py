@@ -25,6 +25,7 @@ from measures.rendering.real_networks import definitions, mobilenet, photographs
 from torch import Tensor, nn
 
 import featviz
+from featviz.errors import near_names
 
 Batch = tuple[Tensor, Tensor]
 CALIBRATION = 2000  # training images for matching and repair
@@ -76,15 +77,17 @@ def load_pair(name: str, data: Path, runs: Path, public: Path | None, images: in
         images: how many test images units are measured on; accuracy is measured on five times as many.
 
     Raises:
-        SystemExit: a public pair without `public`.
+        SystemExit: no such pair, or a public one without `public`.
     """
+    if name not in TITLES:
+        raise SystemExit(f"there is no pair {name!r}: {near_names(name, TITLES)}")
     if name.startswith("public") and public is None:
         raise SystemExit(f"{name} needs the folder of public checkpoints: give --public FOLDER.")
     if name == "public-mobilenet":
         assert public is not None
         return _mobilenet(public, images)
     calibration, measured, accuracy = (
-        _cifar(data, train, count) for train, count in ((True, CALIBRATION), (False, images), (False, 5 * images))
+        cifar_images(data, train, count) for train, count in ((True, CALIBRATION), (False, images), (False, 5 * images))
     )
     a, b = _networks(name, data, runs, public)
     methods = ("identity",) if name == "fine-tuned" else Pair.methods
@@ -143,7 +146,7 @@ def _parts(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
     return [batches[first : first + size] for first in range(0, len(batches), size)]
 
 
-def _cifar(data: Path, train: bool, count: int) -> list[Batch]:
+def cifar_images(data: Path, train: bool, count: int) -> list[Batch]:
     """Images in a fixed random order, in batches of 250."""
     images, labels = load_cifar(data, train)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]

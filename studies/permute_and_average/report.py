@@ -1,18 +1,20 @@
 """The report: records of pairs -> Markdown, with a figure for each question."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from answers import QUESTIONS
+from answers.answer import Answer
 from estimates import Record, table
 from measures.report import sources
 
 INTRODUCTION = """# What permuting and averaging does to features
 
 Two networks are trained apart, one is permuted into the other's order of units, and their weights are averaged and repaired.
-What becomes of the features? The question is that of *Understanding Permutation Based Model Merging with Feature Visualizations*
-(UniReps 2024); here it is answered on several pairs, for all units of all layers, on natural images, beside controls, and with
-pictures. Every sentence with a number on this page is written by a program from the records in `results`.
+What becomes of the features? The question is that of *Understanding Permutation Based Model Merging with Feature
+Visualizations* (UniReps 2024); here it is answered on several pairs, for all units of all layers, on natural images, beside
+controls, and with pictures. Every sentence with a number here is written by a program from the records in `results`.
 
 **Words.** *B'*: B in A's order. *Agreement* c of a unit: correlation of A's unit with its partner in B, over images and
 positions. *Fidelity* f: correlation of the merged unit with the mean of the two. *Survival*: the largest correlation of a
@@ -22,31 +24,31 @@ once: what holds on one pair is one observation."""
 
 
 def write_report(records: list[Record], path: Path, figures: Path) -> Path:
-    """Write the report and its figures, `study-<question>.png` in the folder `figures`."""
+    """Write the report, and its figures as `study-<question>.png` into the folder `figures`."""
     answers = [question.answer(records) for question in QUESTIONS]
-    parts = [INTRODUCTION, "## Pairs", _pairs(records), "## What was found"]
-    parts.append("\n".join(f"{number}. {answer.finding}" for number, answer in enumerate(answers, 1) if answer.finding))
-    for number, answer in enumerate(answers, 1):
-        parts += [f"## {number}. {answer.question}", answer.text]
+    for answer in answers:
         if answer.draw is not None:
-            name = f"study-{answer.name}.png"
-            answer.draw(figures / name)
-            parts.append(f"![{answer.caption}]({_relative(figures, path.parent)}{name})\n\n*{answer.caption}*")
-        if answer.control:
-            parts.append(f"**Control.** {answer.control}")
-    parts += ["## Where the figures come from", "\n".join(sources(records)), _seconds(records)]
-    path.write_text("\n\n".join(parts) + "\n")
+            answer.draw(figures / _file(answer))
+    path.write_text(report(records, answers, os.path.relpath(figures, path.parent)))
     return path
 
 
-def _relative(folder: Path, start: Path) -> str:
-    found = Path(folder).resolve()
-    up = 0
-    base = start.resolve()
-    while not found.is_relative_to(base):
-        base, up = base.parent, up + 1
-    inner = found.relative_to(base).as_posix()
-    return "../" * up + ("" if inner == "." else f"{inner}/")
+def report(records: list[Record], answers: list[Answer], figures: str) -> str:
+    """The text of the report; `figures`: their folder, seen from the report."""
+    parts = [INTRODUCTION, "## Pairs", _pairs(records), "## What was found"]
+    parts.append("\n".join(f"{number}. {answer.finding}" for number, answer in enumerate(answers, 1)))
+    for number, answer in enumerate(answers, 1):
+        parts += [f"## {number}. {answer.question}", answer.text]
+        if answer.draw is not None:
+            shown = Path(figures, _file(answer)).as_posix()
+            parts.append(f"![{answer.caption}]({shown})\n\n*{answer.caption}*")
+        parts.append(f"**Control.** {answer.control}")
+    parts += ["## Where the figures come from", "\n".join(sources(records)), _seconds(records)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _file(answer: Answer) -> str:
+    return f"study-{answer.name}.png"
 
 
 def _pairs(records: list[Record]) -> str:

@@ -4,8 +4,8 @@
     uv run python studies/permute_and_average/study.py           # the report, from the records that are kept
 
 Each pair leaves `OUT/<pair>` with its alignments, figures and an atlas (open OUT/<pair>/atlas/page/index.html), and
-OUT/report.md tells of all pairs that were measured. The same command goes on where it was stopped. --keep puts the records into
-`results`, report and figures beside this file and into `gallery`; without a pair they are written from the records that are kept.
+OUT/report.md tells of all pairs that were measured. The same command goes on where it was stopped. --keep puts the records
+into `results`, report and figures beside this file and into `gallery`; without a pair they are written from the kept records.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def main() -> None:
     logging.getLogger("study").setLevel(logging.INFO)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.pairs and args.data is None:
+        raise SystemExit("the pairs are measured on images: give --data FOLDER with CIFAR-10.")
     records = []
     for name in args.pairs:
-        if args.data is None:
-            raise SystemExit("the pairs are measured on images: give --data CIFAR-10.")
         pair = load_pair(name, args.data, args.runs, args.public, args.images)
         record = provenance() | Study(pair, args.out / name, args.units, args.layers).record()
         records.append(record)

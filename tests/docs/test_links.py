@@ -8,9 +8,9 @@ import pytest
 import featviz
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "studies").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FILE = re.compile(r"`((?:featviz|tests|benchmarks|docs|gallery)/[\w./-]+)`")
+FILE = re.compile(r"`((?:featviz|tests|benchmarks|docs|gallery|studies)/[\w./-]+)`")
 NAME = re.compile(r"`featviz\.([a-z_]+)(?=[(`])")
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 

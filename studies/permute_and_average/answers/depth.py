@@ -33,13 +33,13 @@ def answer(records: list[Record]) -> Answer:
             )
     finding = (
         f"Fidelity falls with depth on {sum(fall < -0.3 for fall in falls)} of {len(records)} pairs (rank "
-        "correlation of a layer's "
-        f"place with its fidelity below -0.3); agreement does not follow depth but the place in the block."
+        "correlation of a layer's place with its fidelity below -0.3); agreement does not follow depth but the "
+        "place in the block."
     )
     text = (
         "Mean fidelity of the repaired merge, and mean agreement of the parents, by thirds of the layers; *falls*: "
-        "rank correlation "
-        "of a layer's place with its mean fidelity; *gap*: accuracy of the parents' mean minus that of the merge.\n\n"
+        "rank correlation of a layer's place with its mean fidelity; *gap*: accuracy of the parents' mean minus "
+        "that of the merge.\n\n"
         + table(
             ["pair", "A / B, %", "merge", "gap", "f first", "middle", "last", "falls", "c first", "middle", "last"],
             rows,
@@ -49,8 +49,8 @@ def answer(records: list[Record]) -> Answer:
     )
     control = (
         "The parents of a pair were trained alike but for what the title says, and each pair once: a difference "
-        "between two pairs is "
-        "one observation. What would refute it: wider or normed pairs with lower fidelity, trained anew."
+        "between two pairs is one observation. What would refute it: wider or normed pairs with lower fidelity, "
+        "trained anew."
     )
     return Answer(
         "depth", "Does fidelity fall with depth, with narrow widths, without norms?", finding, text, control,

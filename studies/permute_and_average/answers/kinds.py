@@ -26,21 +26,19 @@ def answer(records: list[Record]) -> Answer:
     )
     text = (
         "Rank correlation with fidelity over the units of a layer, mean ± standard error over layers, of properties "
-        "of A's unit on test "
-        "images: the share of its outputs above 0 (what a ReLU lets through), their standard deviation, class "
-        "selectivity behind a "
-        "ReLU (Morcos et al. 2018), and universality: the correlation with the most similar unit of B, whatever its "
-        "number.\n\n" + table(["pair", *KINDS.values()], rows)
+        "of A's unit on test images: the share of its outputs above 0 (what a ReLU lets through), their standard "
+        "deviation, class selectivity behind a ReLU (Morcos et al. 2018), and universality: the correlation with "
+        "the most similar unit of B, whatever its number.\n\n" + table(["pair", *KINDS.values()], rows)
     )
     control = (
-        "Depth and receptive field are the same for all units of a layer, so nothing here is an effect of depth (for "
-        "that see the "
-        "question before). What would refute a sign: a pair on which it is the other one beyond two standard errors."
+        "Depth and receptive field are the same for all units of a layer, so nothing here is an effect of depth "
+        "(for that see the question before). What would refute a sign: a pair on which it is the other one beyond "
+        "two standard errors."
     )
     return Answer(
         "kinds", "What do the units that survive worst have in common?", finding, text, control,
-        "Rank correlation of properties of A's units with the fidelity of the merged unit; bars: two standard errors "
-        "over layers.",
+        "Rank correlation of properties of A's units with the fidelity of the merged unit; bars: two standard "
+        "errors over layers.",
         lambda path: draw(records, path),
     )  # fmt: skip
 

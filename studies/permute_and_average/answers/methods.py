@@ -20,7 +20,7 @@ def answer(records: list[Record]) -> Answer:
         methods = methods_of(record)
         kept = {name: [survival(record, parent, name) for parent in ("A", "B'")] for name in (*methods, *CONTROLS)}
         best.append(max(methods, key=lambda name: min(kept[name])))
-        ranks, shared = _agreeing(record, methods)
+        ranks, shared = agreeing(record, methods)
         alike, overlap = [*alike, ranks.mean], [*overlap, shared.mean]
         cells = [
             f"{kept[name][0]:.2f} / {kept[name][1]:.2f}" if name in kept and np.isfinite(kept[name][0]) else "-"
@@ -30,27 +30,20 @@ def answer(records: list[Record]) -> Answer:
     leaders = "; ".join(f"{NAMES[name]} on {best.count(name)}" for name in NAMES if name in best)
     finding = (
         "All methods lose the same features: the quarter of A's units that survives worst by one method is the same "
-        "by another to "
-        f"{100 * min(overlap):.0f} to {100 * max(overlap):.0f} % (chance: 25 %). What differs is how much survives; "
-        "for the parent "
-        f"that fares worse it is most by {leaders} of {len(several)} pairs."
+        f"by another to {100 * min(overlap):.0f} to {100 * max(overlap):.0f} % (chance: 25 %). What differs is how "
+        f"much survives; for the parent that fares worse it is most by {leaders} of {len(several)} pairs."
     )
     text = (
         "*Survival* of a unit of a parent: the largest correlation with any unit of the same layer of the merge, "
-        "which needs no "
-        "alignment and takes methods that combine units too. Means over units and layers, of A's units / of B's. "
-        "*Alike*: rank "
-        "correlation, within layers, of the survival of A's units by two methods; *same quarter*: how many of the "
-        "worst quarter by "
-        "one method are in that of another.\n\n"
+        "which needs no alignment and takes methods that combine units too. Means over units and layers, of A's "
+        "units / of B's. *Alike*: rank correlation, within layers, of the survival of A's units by two methods; "
+        "*same quarter*: how many of the worst quarter by one method are in that of another.\n\n"
         + table(["pair", *NAMES.values(), *CONTROLS.values(), "alike", "same quarter"], rows)
     )
     control = (
         "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature only "
-        "beyond that. "
-        "The *unaligned* average shows what the repair alone gives. What would refute it: two methods whose worst "
-        "quarters overlap by "
-        "no more than chance."
+        "beyond that. The *unaligned* average shows what the repair alone gives. What would refute it: two methods "
+        "whose worst quarters overlap by no more than chance."
     )
     return Answer(
         "methods", "Do the methods keep different features?", finding, text, control,
@@ -74,7 +67,7 @@ def _by_layer(record: Record, parent: str, merge: str) -> list[float]:
     return [mean_of(column(found, f"nearest {parent} in {merge}")) for found in layers_of(record).values()]
 
 
-def _agreeing(record: Record, methods: list[str]):
+def agreeing(record: Record, methods: list[str]):
     """Of all pairs of methods and layers: rank correlations of the survival, and the overlap of the worst quarters."""
     ranks, shared = [], []
     for found in layers_of(record).values():

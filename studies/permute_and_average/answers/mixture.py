@@ -23,27 +23,20 @@ def answer(records: list[Record]) -> Answer:
     deeper = sum(rest[2] > rest[0] for rest in others)
     finding = (
         "A merged unit is the plain mean of its parents' units, plus something that neither has: their best mix "
-        "explains only "
-        f"{100 * min(extras):.1f} to {100 * max(extras):.1f} % more of its variance than their mean, and what no mix "
-        "explains "
-        f"grows with depth on {deeper} of {len(records)} pairs."
+        f"explains only {100 * min(extras):.1f} to {100 * max(extras):.1f} % more of its variance than their mean, "
+        f"and what no mix explains grows with depth on {deeper} of {len(records)} pairs."
     )
     text = (
         "Shares of a merged unit's variance on test images, means over units, by thirds of the layers: *mean*, what "
-        "the mean of the "
-        "two parents' units explains (f squared); *new*, what no mix of the two explains. *Best mix*: how much more "
-        "than the mean "
-        "the regression on both explains, over all layers. *Own row*: units that are closer to their own parents' "
-        "mean than to that "
-        "of any other unit of the layer.\n\n"
+        "the mean of the two parents' units explains (f squared); *new*, what no mix of the two explains. *Best "
+        "mix*: how much more than the mean the regression on both explains, over all layers. *Own row*: units that "
+        "are closer to their own parents' mean than to that of any other unit of the layer.\n\n"
         + table(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own row"], rows)
     )
     control = (
         "The correlation with the average under a *random* alignment is measured with every pair (column `random A` "
-        "of the "
-        "records); units of a network merged with itself are explained to 100 %. What would refute it: a pair whose "
-        "merged units "
-        "are told much better by other weights of the two parents than by 1/2."
+        "of the records); units of a network merged with itself are explained to 100 %. What would refute it: a "
+        "pair whose merged units are told much better by other weights of the two parents than by 1/2."
     )
     return Answer(
         "mixture", "Is a merged unit a mean of its parents' features, or something new?", finding, text, control,

@@ -24,21 +24,17 @@ def answer(records: list[Record]) -> Answer:
                                         zip(with_a, expected, path, strict=True))])  # fmt: skip
     finding = (
         "Along the path features do not switch from A's to B's, they are mixed: the correlation with A's unit falls "
-        "smoothly, below "
-        f"what the mean of the two units would have by {min(dips):.2f} to {max(dips):.2f} (of 1) in the middle, and "
-        "the middle is the "
-        f"lowest point on {lowest.count(0.5)} of {len(records)} pairs."
+        f"smoothly, below what the mean of the two units would have by {min(dips):.2f} to {max(dips):.2f} (of 1) in "
+        f"the middle, and the middle is the lowest point on {lowest.count(0.5)} of {len(records)} pairs."
     )
     text = (
         "Mean correlation of merged units with A's at weights 0 to 1 of B', repaired at each; in brackets that of "
-        "the weighted mean of "
-        "the parents' units (of equal variance), which is what averaging would give without any loss; and accuracy.\n\n"
-        + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
+        "the weighted mean of the parents' units (of equal variance), which is what averaging would give without "
+        "any loss; and accuracy.\n\n" + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
     )
     control = (
         "At weight 0 the correlation is 1 and at weight 1 it is the parents' agreement, by construction. What would "
-        "refute it: units "
-        "that keep A's feature up to some weight and lose it at once."
+        "refute it: units that keep A's feature up to some weight and lose it at once."
     )
     return Answer(
         "path", "What happens along the path?", finding, text, control,

@@ -11,13 +11,14 @@ from scipy.stats import rankdata, spearmanr
 from answers.answer import Answer
 
 A, MERGED = 0, 2  # places in the cross scores
+QUESTION = "Do the pictures agree with the numbers, and where do they mislead?"
 STRONG, WEAK = 0.7, 0.3
 
 
 def answer(records: list[Record]) -> Answer:
     shown = [record for record in records if record["pictures"]]
     if not shown:
-        return Answer("pictures", "Do the pictures agree with the numbers?", "", "No pictures were rendered.", "")
+        return Answer("pictures", QUESTION, "No pictures were rendered.", "No pictures were rendered.", "none.")
     rows, ranks = [], []
     for record in shown:
         points = transfers(record)
@@ -32,16 +33,13 @@ def answer(records: list[Record]) -> Answer:
         ])  # fmt: skip
     finding = (
         "A picture of A's unit excites the merged unit the more, the more the two correlate on images: rank "
-        "correlation within "
-        f"layers {min(ranks):.2f} to {max(ranks):.2f}. Single pictures mislead in both directions."
+        f"correlation within layers {min(ranks):.2f} to {max(ranks):.2f}. Single pictures mislead in both directions."
     )
     text = (
         "*Transfer*: what the picture of A's unit does to the merged unit, over what the merged unit's own picture "
-        "does; both above "
-        "the merged unit's mean on images. *Rank*: rank correlation of transfer with the two units' correlation on "
-        "images, ranks "
-        "taken within layers; beyond *2 s.e.* it is not chance. *Shows what is not there*: transfer above "
-        f"{STRONG} at a correlation below {WEAK}; *hides what is there*: the reverse.\n\n"
+        "does; both above the merged unit's mean on images. *Rank*: rank correlation of transfer with the two "
+        "units' correlation on images, ranks taken within layers; beyond *2 s.e.* it is not chance. *Shows what is "
+        f"not there*: transfer above {STRONG} at a correlation below {WEAK}; *hides what is there*: the reverse.\n\n"
         + table(
             ["pair", "units", "median transfer", "rank", "2 s.e.", "shows what is not there", "hides what is there"],
             rows,
@@ -49,8 +47,8 @@ def answer(records: list[Record]) -> Answer:
     )
     control = (
         "A picture's score on its own unit is what was optimised; the score on another network is not. Units were "
-        "not chosen: they "
-        "are the first of their layers. What would refute it: ranks within two standard errors of 0."
+        "not chosen: they are the first of their layers. What would refute it: ranks within two standard errors of "
+        "0."
     )
     return Answer(
         "pictures", "Do the pictures agree with the numbers, and where do they mislead?", finding, text, control,

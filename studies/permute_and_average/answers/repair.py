@@ -28,28 +28,22 @@ def answer(records: list[Record]) -> Answer:
     finding = (
         "Repair gives back features and not only scale, and it does so in late layers: fidelity grows there by "
         f"{min(gain[2] for gain in gains):.2f} to {max(gain[2] for gain in gains):.2f}, more than in early layers on "
-        f"{late} of "
-        f"{len(records)} pairs; how much variance a unit itself had lost tells little of what it gains (rank "
-        "correlation "
-        f"{np.nanmin(within):.2f} to {np.nanmax(within):.2f})."
+        f"{late} of {len(records)} pairs; how much variance a unit itself had lost tells little of what it gains "
+        f"(rank correlation {np.nanmin(within):.2f} to {np.nanmax(within):.2f})."
     )
     text = (
         "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, within "
-        "layers, of the "
-        "variance that a unit kept before the repair (over that of its row) with its gain in fidelity; *of layers*: "
-        "the same between "
-        "layers.\n\n"
+        "layers, of the variance that a unit kept before the repair (over that of its row) with its gain in "
+        "fidelity; *of layers*: the same between layers.\n\n"
         + table(
             ["pair", "accuracy", "fidelity, first third", "fidelity, last third", "own variance", "of layers"], rows
         )
         + "\n\nA norm's repair rescales units one by one, which changes no correlation in its own layer. What a unit "
-        "gains comes from "
-        "the layers before it, whose units again have the sizes that its weights expect."
+        "gains comes from the layers before it, whose units again have the sizes that its weights expect."
     )
     control = (
         "In the first layer nothing can change, and nothing does. What would refute it: gains that follow a unit's "
-        "own loss of "
-        "variance, or late layers that gain no more than early ones."
+        "own loss of variance, or late layers that gain no more than early ones."
     )
     return Answer(
         "repair", "What does repair change, unit by unit?", finding, text, control,

@@ -31,40 +31,35 @@ def answer(records: list[Record]) -> Answer:
     arithmetic = over_layers([value for record in permuted for value in _smallest(record, shuffled=True)])
     finding = (
         "A merged unit follows the mean of its parents' units the better, the more they agree: this holds within "
-        "the layers of "
-        f"{sum(row_c > 0.1 for row_c in _means(permuted, C))} of {len(permuted)} pairs, and agreement tells more "
-        "than the match "
-        f"score on {sum(ahead)} of {len(permuted)}."
+        f"the layers of {sum(row_c > 0.1 for row_c in _means(permuted, C))} of {len(permuted)} pairs, and agreement "
+        f"tells more than the match score on {sum(ahead)} of {len(permuted)}."
     )
     text = (
         "Rank correlation (Spearman) over the units of a layer with the unit's fidelity; mean ± standard error over "
-        "layers. Agreement "
-        "is measured on one half of the images, fidelity on the other, so that they share no noise.\n\n"
+        "layers. Agreement is measured on one half of the images, fidelity on the other, so that they share no "
+        "noise.\n\n"
         + table(
             ["pair", "agreement c", "match score", "of which in layers of one site", "in residual streams", "c, by weights",
              "score, by weights"],
             rows,
         )
         + "\n\nThe match score is one number for a unit wherever it is read; a unit of a residual stream is written "
-        "by several "
-        f"layers, and agrees in some and not in others. So its score says little (mean {np.nanmean(stream):.2f} over "
-        "pairs, "
-        f"against {np.nanmean(inner):.2f} in layers that have their units for themselves). "
+        "by several layers, and agrees in some and not in others. So its score says little (mean "
+        f"{np.nanmean(stream):.2f} over pairs, against {np.nanmean(inner):.2f} in layers that have their units for "
+        "themselves). "
         if np.isfinite(stream).any()
         else ""
     )  # fmt: skip
     control = (
         "That the *smallest correlation with a parent* follows agreement is arithmetic for the most part: the rank "
-        "correlation is "
-        f"{smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at random. "
-        "Fidelity has no such "
-        "tie to agreement. What would refute the finding: a pair of networks where the correlation of the halves is "
-        "not above 0."
+        f"correlation is {smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at "
+        "random. Fidelity has no such tie to agreement. What would refute the finding: a pair of networks where the "
+        "correlation of the halves is not above 0."
     )
     return Answer(
         "survival", "Which features survive, and what tells beforehand?", finding, text, control,
-        "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: match "
-        "score.",
+        "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: "
+        "match score.",
         lambda path: draw(permuted, path),
     )  # fmt: skip
 
