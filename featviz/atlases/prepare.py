@@ -14,7 +14,7 @@ from torch import nn
 
 from featviz.atlases.chunk import arrays_digest
 from featviz.atlases.plan import PlannedLayer
-from featviz.config import RenderConfig
+from featviz.config import MergeConfig, RenderConfig
 from featviz.data import Data
 from featviz.errors import AtlasError, RenderError
 from featviz.evidence.layer_names import measurable_layers
@@ -78,18 +78,19 @@ def shared_merge(
     given: nn.Module | Subject | None,
     repair: str,
     data: Data | None,
+    weight: float = MergeConfig.weight,
 ) -> Subject:
     """The merged network given, the folder's, or a new one that is published.
 
     Args:
         path: of the folder's.
-        given, repair, data: see `atlas`.
+        given, repair, data: see `atlas`. weight: of B.
     """
     if given is not None:
         return without_compilation(as_subject(given, "merged"))
     head = "a" if any(alignment.private) else None
     if not path.exists():
-        made = merge(a, b, alignment, repair=repair, data=data, head=head)
+        made = merge(a, b, alignment, weight, repair, data, head=head)
         with _temporary(path) as part:
             save_weights(made, part)
             write_atomically(path, lambda target: target.write_bytes(part.read_bytes()), replace=False)

@@ -45,6 +45,7 @@ def atlas(
     merged: nn.Module | Subject | None = None,
     repair: str = MergeConfig.repair,
     also: Mapping[str, nn.Module | Subject] | None = None,
+    path: Sequence[float] = (),
     data: Data | None = None,
     exemplars: int = AtlasConfig.exemplars,
     config: RenderConfig = RenderConfig(),  # noqa: B008 (frozen)
@@ -73,6 +74,7 @@ def atlas(
         method: of the matching, as in `align`; None: "activations" with data, "weights" without.
         merged: the merged network in A's basis; None: the folder's, else `merge` with `repair`, on `data`.
         also: further networks in A's basis by name.
+        path: weights of B at which further merges are made and shown, such as (0.25, 0.75): the path from A to B'.
         data: batches `x` or `(x, label)` of images in [0, 1], iterable more than once: for matching and repair, and for the
             evidence, which is left out without. 1,000 images or more.
         exemplars: natural images kept for each unit of A, B' and merged; 0: none.
@@ -100,7 +102,13 @@ def atlas(
     alignment = shared_alignment(networks / "alignment.safetensors", a, b, alignment, method, data, config)
     planned = planned_layers(a.model, alignment, layers)
     merged = shared_merge(networks / "merged.safetensors", a, b, alignment, merged, repair, data)
-    subjects = subjects_of(a, b, merged, alignment, also or {})
+    on_path = {
+        f"weight {weight:g}": shared_merge(
+            networks / f"weight-{weight:g}.safetensors", a, b, alignment, None, repair, data, weight
+        )
+        for weight in path
+    }
+    subjects = subjects_of(a, b, merged, alignment, {**(also or {}), **on_path})
     identity = Identity(
         {name: digest(subject.model) for name, subject in subjects.items()},
         {name: input_normalization(subject, config).record() for name, subject in subjects.items()},

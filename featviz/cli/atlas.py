@@ -51,6 +51,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--merged", type=arguments.weights, metavar="FILE", help="checkpoint of the merged network")
     parser.add_argument("--repair", choices=REPAIRS, default="auto", help="of the merge (default: %(default)s)")
     also.add(parser)
+    parser.add_argument(
+        "--path", type=float, nargs="+", default=[], metavar="WEIGHT",
+        help="further merges at these weights of B, for example 0.25 0.75: the path from A to B'",
+    )  # fmt: skip
     arguments.add_options(parser, arguments.DEFAULTS.atlas)
     parser.add_argument(
         "--shard",
@@ -108,7 +112,7 @@ def run(args: Namespace) -> None:
         with _termination_as_interrupt(), inputs.bar("units") as progress:
             atlas(
                 model_a, model_b, args.out, args.layers, alignment=alignment, method=args.method, merged=merged,
-                repair=args.repair, also=further, data=data, exemplars=args.exemplars, config=config,
+                repair=args.repair, also=further, path=args.path, data=data, exemplars=args.exemplars, config=config,
                 units_per_item=args.units_per_item, images=args.images, shard=args.shard, workers=workers,
                 progress=progress,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from answers import QUESTIONS
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 from estimates import Record, table
 from measures.report import sources
 
@@ -36,7 +36,7 @@ def write_report(records: list[Record], path: Path, figures: Path) -> Path:
 def report(records: list[Record], answers: list[Answer], figures: str) -> str:
     """The text of the report; `figures`: their folder, seen from the report."""
     parts = [INTRODUCTION, "## Pairs", _pairs(records), "## What was found"]
-    parts.append("\n".join(f"{number}. {answer.finding}" for number, answer in enumerate(answers, 1)))
+    parts.append(_findings([finding for answer in answers for finding in answer.findings]))
     for number, answer in enumerate(answers, 1):
         parts += [f"## {number}. {answer.question}", answer.text]
         if answer.draw is not None:
@@ -45,6 +45,20 @@ def report(records: list[Record], answers: list[Answer], figures: str) -> str:
         parts.append(f"**Control.** {answer.control}")
     parts += ["## Where the figures come from", "\n".join(sources(records)), _seconds(records)]
     return "\n\n".join(parts) + "\n"
+
+
+def _findings(findings: list[Finding]) -> str:
+    """What holds everywhere, what holds in places, what was not expected."""
+    groups = {
+        "Holds on every pair:": [f for f in findings if all(f.holds.values()) and not f.surprising],
+        "Holds on some pairs and not on others:": [
+            f for f in findings if any(f.holds.values()) and not all(f.holds.values()) and not f.surprising
+        ],
+        "Holds on none:": [f for f in findings if not any(f.holds.values())],
+        "Not expected:": [f for f in findings if f.surprising and any(f.holds.values())],
+    }
+    told = [head + "\n\n" + "\n".join(f"* {finding}" for finding in found) for head, found in groups.items() if found]
+    return "\n\n".join(told)
 
 
 def _file(answer: Answer) -> str:

@@ -21,6 +21,7 @@ from featviz.atlases.items import ItemRenderer, pictures_of
 from featviz.atlases.page import block_of, page_of
 from featviz.atlases.plan import Item
 from featviz.errors import AtlasError, OutputError, UnitError
+from featviz.weights.checks import digest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -277,3 +278,15 @@ def test_images_of_four_channels_are_gray_tiles_on_a_page():
     block = block_of(Chunk([record], {"images": images, "trace": trace, "steps": steps}), None)
     assert block.images.shape == (1, 1, 14, 14, 1)
     assert set(np.unique(block.images)) == {100, 255}  # four tiles, white between them
+
+
+def test_an_atlas_shows_the_path_from_a_to_b(tmp_path):
+    a, b = pair()
+    alignment = featviz.align(a, b, torch.rand(1, 3, 12, 12))
+    store = make(tmp_path, (a, b), layers="bn2:0-1", alignment=alignment, path=[0.25, 0.75])
+    assert store.identity.subjects.keys() == {"A", "B'", "merged", "weight 0.25", "weight 0.75"}
+    expected = digest(featviz.merge(a, b, alignment, 0.75, repair="none"))
+    assert store.identity.subjects["weight 0.75"] == expected
+    make(tmp_path, (a, b), layers="bn2:0-1", alignment=alignment, path=[0.25, 0.75])  # the same atlas
+    with pytest.raises(AtlasError):
+        make(tmp_path, (a, b), layers="bn2:0-1", alignment=alignment, path=[0.5])

@@ -19,7 +19,10 @@ SMALL = ["--alignment", str(ZOO / "alignment.safetensors"), "--size", "16", "--s
 
 def test_an_atlas_is_made_told_of_and_shown(tmp_path, capsys):
     out = ["--out", str(tmp_path / "ab")]
-    assert main(["atlas", *PAIR, *SMALL, "--layers", "layer1.0.bn1:0-3", "--also", "unaligned", *out]) == 0
+    assert (
+        main(["atlas", *PAIR, *SMALL, "--layers", "layer1.0.bn1:0-3", "--also", "unaligned", "--path", "0.25", *out])
+        == 0
+    )
     assert main(["atlas", "--status", *out]) == 0
     assert "layer1.0.bn1         4         0      4" in capsys.readouterr().out
     assert main(["page", str(tmp_path / "ab")]) == 0
@@ -27,7 +30,7 @@ def test_an_atlas_is_made_told_of_and_shown(tmp_path, capsys):
     assert index == tmp_path / "ab" / "page" / "index.html"
     assert index.read_text().startswith("<!")
     store = featviz.AtlasStore.open(tmp_path / "ab")
-    assert tuple(store.identity.subjects) == ("A", "B'", "merged", "unaligned")
+    assert tuple(store.identity.subjects) == ("A", "B'", "merged", "unaligned", "weight 0.25")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, table, thirds
 from plots import new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 COMPARED = (("resnet20-x2", "resnet20-x1", "twice as wide"), ("vgg11_bn-x0.5", "vgg11-x0.5", "with norms"))
 
@@ -31,10 +31,17 @@ def answer(records: list[Record]) -> Answer:
                 f"{by_name[one]['title']} {over_layers(list(means[0]))} against {by_name[other]['title']} "
                 f"{over_layers(list(means[1]))} ({difference})"
             )
-    finding = (
-        f"Fidelity falls with depth on {sum(fall < -0.3 for fall in falls)} of {len(records)} pairs (rank "
-        "correlation of a layer's place with its fidelity below -0.3); agreement does not follow depth but the "
-        "place in the block."
+    findings = (
+        Finding(
+            "Fidelity falls with depth",
+            "rank correlation of a layer's place with its mean fidelity below -.3",
+            {record["title"]: fall < -0.3 for record, fall in zip(records, falls, strict=True)},
+        ),
+        Finding(
+            "The parents agree more behind the first convolution of a residual block than behind the second",
+            "in four of five blocks or more",
+            {record["title"]: higher >= 0.8 for record in records if np.isfinite(higher := _first_higher(record))},
+        ),
     )
     text = (
         "Mean fidelity of the repaired merge, and mean agreement of the parents, by thirds of the layers; *falls*: "
@@ -53,34 +60,44 @@ def answer(records: list[Record]) -> Answer:
         "trained anew."
     )
     return Answer(
-        "depth", "Does fidelity fall with depth, with narrow widths, without norms?", finding, text, control,
+        "depth", "Does fidelity fall with depth, with narrow widths, without norms?", findings, text, control,
         "Mean fidelity (solid) and agreement (dotted) of the units of each layer, by depth; bands: a standard error "
         "of the units.",
         lambda path: draw(records, path),
     )  # fmt: skip
 
 
+def _at_norms(record: Record) -> tuple[list[float], list[float]]:
+    """Mean agreement behind the first and the second convolution of every residual block."""
+    return tuple(
+        [mean_of(column(found, "agreement")) for layer, found in layers_of(record).items() if layer.endswith(f".bn{n}")]
+        for n in (1, 2)
+    )  # pyright: ignore[reportReturnType]
+
+
+def _first_higher(record: Record) -> float:
+    """Share of blocks in which agreement is higher behind the first; NaN without blocks, and for copies of one base."""
+    first, second = _at_norms(record)
+    if not first or not second or record["method"] == "identity":
+        return np.nan
+    return float(np.mean([one > other for one, other in zip(first, second, strict=False)]))
+
+
 def _blocks(records: list[Record]) -> str:
-    """Agreement at the two norms of a residual block."""
     told = []
     for record in records:
-        first, second = (
-            [
-                mean_of(column(found, "agreement"))
-                for layer, found in layers_of(record).items()
-                if layer.endswith(f".bn{n}")
-            ]
-            for n in (1, 2)
-        )
-        if first and second and record["method"] != "identity":
-            higher = sum(one > other for one, other in zip(first, second, strict=False))
-            told.append(
-                f"{record['title']}: {np.mean(first):.2f} and {np.mean(second):.2f}, higher in {higher} of "
-                f"{len(first)} blocks"
-            )
+        if np.isfinite(higher := _first_higher(record)):
+            first, second = (np.mean(values) for values in _at_norms(record))
+            told.append(f"{record['title']} {first:.2f} and {second:.2f} (higher in {higher:.0%} of the blocks)")
     if not told:
         return ""
-    return "\n\nAgreement behind the first and the second convolution of a residual block: " + "; ".join(told) + "."
+    return (
+        "\n\nAgreement does not follow depth but the place in the block. Behind the first and the second convolution of a "
+        "residual block it is: "
+        + "; ".join(told)
+        + ". What the second writes is added to a stream whose units are all "
+        "matched by one permutation for many layers."
+    )
 
 
 def draw(records: list[Record], path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from estimates import Estimate, Record, rank_in_layers, table
 from plots import new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 KINDS = {
     "positive": "share of positive outputs",
@@ -19,10 +19,23 @@ KINDS = {
 def answer(records: list[Record]) -> Answer:
     found = {record["pair"]: {kind: rank_in_layers(record, kind, "fidelity") for kind in KINDS} for record in records}
     rows = [[record["title"], *(str(found[record["pair"]][kind]) for kind in KINDS)] for record in records]
-    clear = {kind: [_sign(estimates[kind]) for estimates in found.values()] for kind in KINDS}
-    told = "; ".join(f"{label} {_told(clear[kind], len(records))}" for kind, label in KINDS.items())
-    finding = (
-        f"What the worst units have in common, by rank correlation with fidelity beyond two standard errors: {told}."
+    titles = {record["pair"]: record["title"] for record in records}
+    findings = (
+        Finding(
+            "Units that are rarely on lose most",
+            "share of positive outputs goes with fidelity, beyond two standard errors",
+            {titles[pair]: _sign(estimates["positive"]) > 0 for pair, estimates in found.items()},
+        ),
+        Finding(
+            "Class-selective units lose most",
+            "selectivity goes against fidelity, beyond two standard errors",
+            {titles[pair]: _sign(estimates["selectivity"]) < 0 for pair, estimates in found.items()},
+        ),
+        Finding(
+            "What another training found too survives",
+            "universality goes with fidelity, beyond two standard errors",
+            {titles[pair]: _sign(estimates["nearest A in other parent"]) > 0 for pair, estimates in found.items()},
+        ),
     )
     text = (
         "Rank correlation with fidelity over the units of a layer, mean ± standard error over layers, of properties "
@@ -36,7 +49,7 @@ def answer(records: list[Record]) -> Answer:
         "two standard errors."
     )
     return Answer(
-        "kinds", "What do the units that survive worst have in common?", finding, text, control,
+        "kinds", "What do the units that survive worst have in common?", findings, text, control,
         "Rank correlation of properties of A's units with the fidelity of the merged unit; bars: two standard "
         "errors over layers.",
         lambda path: draw(records, path),
@@ -45,10 +58,6 @@ def answer(records: list[Record]) -> Answer:
 
 def _sign(estimate: Estimate) -> int:
     return int(np.sign(estimate.mean)) if abs(estimate.mean) > 2 * estimate.error else 0
-
-
-def _told(signs: list[int], pairs: int) -> str:
-    return f"+ on {signs.count(1)}, - on {signs.count(-1)} of {pairs} pairs"
 
 
 def draw(records: list[Record], path: Path) -> None:

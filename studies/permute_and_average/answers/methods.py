@@ -7,31 +7,39 @@ import numpy as np
 from estimates import Record, column, layers_of, mean_of, over_layers, rank, table
 from plots import new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 NAMES = {"activations": "activations", "weights": "weights", "zipit": "ZipIt", "cca": "CCA"}
+LEANING = 0.1  # of survival
 CONTROLS = {"other parent": "the other parent", "unaligned": "unaligned average"}
 
 
 def answer(records: list[Record]) -> Answer:
     several = [record for record in records if len(methods_of(record)) > 1]
-    rows, alike, overlap, best = [], [], [], []
+    rows, overlap = [], []
     for record in several:
         methods = methods_of(record)
         kept = {name: [survival(record, parent, name) for parent in ("A", "B'")] for name in (*methods, *CONTROLS)}
-        best.append(max(methods, key=lambda name: min(kept[name])))
         ranks, shared = agreeing(record, methods)
-        alike, overlap = [*alike, ranks.mean], [*overlap, shared.mean]
+        overlap.append(shared)
         cells = [
             f"{kept[name][0]:.2f} / {kept[name][1]:.2f}" if name in kept and np.isfinite(kept[name][0]) else "-"
             for name in (*NAMES, *CONTROLS)
         ]
         rows.append([record["title"], *cells, str(ranks), f"{100 * shared.mean:.0f} ± {100 * shared.error:.0f} %"])
-    leaders = "; ".join(f"{NAMES[name]} on {best.count(name)}" for name in NAMES if name in best)
-    finding = (
-        "All methods lose the same features: the quarter of A's units that survives worst by one method is the same "
-        f"by another to {100 * min(overlap):.0f} to {100 * max(overlap):.0f} % (chance: 25 %). What differs is how "
-        f"much survives; for the parent that fares worse it is most by {leaders} of {len(several)} pairs."
+    findings = (
+        Finding(
+            "All methods lose the same features",
+            "the quarter of A's units that survives worst by one method is that of another more often than by chance, "
+            "beyond two standard errors",
+            {record["title"]: one.mean - 2 * one.error > 0.25 for record, one in zip(several, overlap, strict=True)},
+        ),
+        Finding(
+            "CCA, whose merges are often the most accurate, keeps A at the expense of B",
+            "A's units survive better than B's by more than .1, and by less than .1 with every other method",
+            {record["title"]: _leans(record) for record in several if "cca" in methods_of(record)},
+            surprising=True,
+        ),
     )
     text = (
         "*Survival* of a unit of a parent: the largest correlation with any unit of the same layer of the merge, "
@@ -46,7 +54,7 @@ def answer(records: list[Record]) -> Answer:
         "whose worst quarters overlap by no more than chance."
     )
     return Answer(
-        "methods", "Do the methods keep different features?", finding, text, control,
+        "methods", "Do the methods keep different features?", findings, text, control,
         "Survival of the parents' units by method, mean over layers with standard errors; dark: A's units, light: B's.",
         lambda path: draw(several, path),
     )  # fmt: skip
@@ -56,6 +64,12 @@ def methods_of(record: Record) -> list[str]:
     """The methods by which the pair was merged."""
     columns = next(iter(layers_of(record).values()))
     return [name for name in NAMES if f"nearest A in {name}" in columns]
+
+
+def _leans(record: Record) -> bool:
+    """Whether CCA keeps A better than B, and no other method does."""
+    ahead = {name: survival(record, "A", name) - survival(record, "B'", name) for name in methods_of(record)}
+    return ahead.pop("cca") > LEANING and all(abs(value) < LEANING for value in ahead.values())
 
 
 def survival(record: Record, parent: str, merge: str) -> float:

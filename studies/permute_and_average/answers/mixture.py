@@ -6,7 +6,7 @@ import numpy as np
 from estimates import Record, column, depths, explained, layers_of, mean_of, table, thirds
 from plots import COLORS, new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 
 def answer(records: list[Record]) -> Answer:
@@ -20,11 +20,19 @@ def answer(records: list[Record]) -> Answer:
             f"{value:.2f}" for third in zip(thirds(record, plain), thirds(record, rest), strict=True) for value in third
         ]
         rows.append([record["title"], f"{100 * mean_of(extra):.1f} %", *cells, f"{own[-1]:.0%}"])
-    deeper = sum(rest[2] > rest[0] for rest in others)
-    finding = (
-        "A merged unit is the plain mean of its parents' units, plus something that neither has: their best mix "
-        f"explains only {100 * min(extras):.1f} to {100 * max(extras):.1f} % more of its variance than their mean, "
-        f"and what no mix explains grows with depth on {deeper} of {len(records)} pairs."
+    titles = [record["title"] for record in records]
+    findings = (
+        Finding(
+            "A merged unit is the plain mean of its parents' units and something that neither has; no other mix of the two "
+            "tells more of it",
+            "the best mix explains at most 3 % more of its variance",
+            {title: extra < 0.03 for title, extra in zip(titles, extras, strict=True)},
+        ),
+        Finding(
+            "What neither parent has grows with depth",
+            "more of the variance in the last third of the layers than in the first",
+            {title: rest[2] > rest[0] for title, rest in zip(titles, others, strict=True)},
+        ),
     )
     text = (
         "Shares of a merged unit's variance on test images, means over units, by thirds of the layers: *mean*, what "
@@ -39,7 +47,7 @@ def answer(records: list[Record]) -> Answer:
         "pair whose merged units are told much better by other weights of the two parents than by 1/2."
     )
     return Answer(
-        "mixture", "Is a merged unit a mean of its parents' features, or something new?", finding, text, control,
+        "mixture", "Is a merged unit a mean of its parents' features, or something new?", findings, text, control,
         "What explains the variance of merged units, by depth: their parents' mean, another mix of the two, neither.",
         lambda path: draw(records, path),
     )  # fmt: skip

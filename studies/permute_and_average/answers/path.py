@@ -6,26 +6,27 @@ import numpy as np
 from estimates import Floats, Record, column, layers_of, mean_of, table
 from plots import COLORS, new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def answer(records: list[Record]) -> Answer:
-    rows, lowest, dips = [], [], []
+    rows, lowest = [], []
     for record in records:
         with_a, expected = along(record), along(record, expected=True)
-        fidelity = with_a / expected
+        fidelity = with_a / expected + along(record, "B'") / along(record, "B'", expected=True)
         lowest.append(WEIGHTS[int(fidelity.argmin())])
-        dips.append(1 - fidelity[2])
         accuracy = record["accuracy"]
         path = [accuracy["A"], accuracy["path 0.25"], accuracy[record["method"]], accuracy["path 0.75"], accuracy["B"]]
         rows.append([record["title"], *(f"{value:.2f} ({mean:.2f}) {right:.0f} %" for value, mean, right in
                                         zip(with_a, expected, path, strict=True))])  # fmt: skip
-    finding = (
-        "Along the path features do not switch from A's to B's, they are mixed: the correlation with A's unit falls "
-        f"smoothly, below what the mean of the two units would have by {min(dips):.2f} to {max(dips):.2f} (of 1) in "
-        f"the middle, and the middle is the lowest point on {lowest.count(0.5)} of {len(records)} pairs."
+    findings = (
+        Finding(
+            "Along the path units are mixed, and the middle is where they are furthest from the mean of the two",
+            "lowest at weight 1/2",
+            {record["title"]: weight == 0.5 for record, weight in zip(records, lowest, strict=True)},
+        ),
     )
     text = (
         "Mean correlation of merged units with A's at weights 0 to 1 of B', repaired at each; in brackets that of "
@@ -37,7 +38,7 @@ def answer(records: list[Record]) -> Answer:
         "refute it: units that keep A's feature up to some weight and lose it at once."
     )
     return Answer(
-        "path", "What happens along the path?", finding, text, control,
+        "path", "What happens along the path?", findings, text, control,
         "Correlation of merged units with A's and B's along the path; dotted: the weighted mean of the two units.",
         lambda path: draw(records, path),
     )  # fmt: skip

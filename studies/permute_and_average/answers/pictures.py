@@ -8,7 +8,7 @@ from estimates import Record, column, layers_of, table
 from plots import new_figure, save
 from scipy.stats import rankdata, spearmanr
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 A, MERGED = 0, 2  # places in the cross scores
 QUESTION = "Do the pictures agree with the numbers, and where do they mislead?"
@@ -18,22 +18,34 @@ STRONG, WEAK = 0.7, 0.3
 def answer(records: list[Record]) -> Answer:
     shown = [record for record in records if record["pictures"]]
     if not shown:
-        return Answer("pictures", QUESTION, "No pictures were rendered.", "No pictures were rendered.", "none.")
-    rows, ranks = [], []
+        return Answer("pictures", QUESTION, (), "No pictures were rendered.", "none.")
+    rows, ranks, misleading = [], [], []
     for record in shown:
         points = transfers(record)
         told = within_layers(points)
         ranks.append(told)
         misled = [point for point in points if point["transfer"] > STRONG and point["correlation"] < WEAK]
         missed = [point for point in points if point["transfer"] < WEAK and point["correlation"] > STRONG]
+        misleading.append([*misled, *missed])
         values = np.array([point["transfer"] for point in points])
         rows.append([
             record["title"], str(len(points)), f"{np.median(values):.2f}", f"{told:.2f}", f"{2 / np.sqrt(len(points)):.2f}",
             _names(misled), _names(missed),
         ])  # fmt: skip
-    finding = (
-        "A picture of A's unit excites the merged unit the more, the more the two correlate on images: rank "
-        f"correlation within layers {min(ranks):.2f} to {max(ranks):.2f}. Single pictures mislead in both directions."
+    findings = (
+        Finding(
+            "The more A's unit and the merged unit have in common on images, the more A's picture excites the merged unit",
+            "rank correlation within layers beyond two standard errors",
+            {
+                record["title"]: told > 2 / np.sqrt(len(record["pictures"]))
+                for record, told in zip(shown, ranks, strict=True)
+            },
+        ),
+        Finding(
+            "Single pictures mislead",
+            "a unit shows what is not there, or hides what is there, by the limits of question 7",
+            {record["title"]: bool(wrong) for record, wrong in zip(shown, misleading, strict=True)},
+        ),
     )
     text = (
         "*Transfer*: what the picture of A's unit does to the merged unit, over what the merged unit's own picture "
@@ -51,7 +63,7 @@ def answer(records: list[Record]) -> Answer:
         "0."
     )
     return Answer(
-        "pictures", "Do the pictures agree with the numbers, and where do they mislead?", finding, text, control,
+        "pictures", "Do the pictures agree with the numbers, and where do they mislead?", findings, text, control,
         "Correlation of A's unit with the merged unit on images, and how strongly A's picture excites the merged unit.",
         lambda path: draw(shown, path),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, table, thirds
 from plots import new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 
 def answer(records: list[Record]) -> Answer:
@@ -24,12 +24,20 @@ def answer(records: list[Record]) -> Answer:
             record["title"], f"{accuracy['unrepaired']:.1f} → {accuracy[record['method']]:.1f}",
             f"{first[0]:.2f} → {first[1]:.2f}", f"{last[0]:.2f} → {last[1]:.2f}", str(own), of_layers,
         ])  # fmt: skip
-    late = sum(gain[2] > gain[0] for gain in gains)
-    finding = (
-        "Repair gives back features and not only scale, and it does so in late layers: fidelity grows there by "
-        f"{min(gain[2] for gain in gains):.2f} to {max(gain[2] for gain in gains):.2f}, more than in early layers on "
-        f"{late} of {len(records)} pairs; how much variance a unit itself had lost tells little of what it gains "
-        f"(rank correlation {np.nanmin(within):.2f} to {np.nanmax(within):.2f})."
+    findings = (
+        Finding(
+            "Repair gives back features, not only scale, and in late layers above all",
+            "fidelity grows by more than .05 in the last third of the layers, and more than in the first",
+            {
+                record["title"]: gain[2] > 0.05 and gain[2] > gain[0]
+                for record, gain in zip(records, gains, strict=True)
+            },
+        ),
+        Finding(
+            "The units that had lost most variance gain most fidelity",
+            "rank correlation of kept variance and gain within layers below -.2",
+            {record["title"]: value < -0.2 for record, value in zip(records, within, strict=True)},
+        ),
     )
     text = (
         "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, within "
@@ -46,7 +54,7 @@ def answer(records: list[Record]) -> Answer:
         "own loss of variance, or late layers that gain no more than early ones."
     )
     return Answer(
-        "repair", "What does repair change, unit by unit?", finding, text, control,
+        "repair", "What does repair change, unit by unit?", findings, text, control,
         "Fidelity of every unit before and after the repair; dark: first layers, light: last ones.",
         lambda path: draw(records, path),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 from estimates import Record, column, layers_of, over_layers, rank, rank_in_layers, table
 from plots import new_figure, save
 
-from answers.answer import Answer
+from answers.answer import Answer, Finding
 
 F, C = "fidelity, second half", "agreement, first half"
 
@@ -29,10 +29,18 @@ def answer(records: list[Record]) -> Answer:
         )
     smallest = over_layers([value for record in permuted for value in _smallest(record)])
     arithmetic = over_layers([value for record in permuted for value in _smallest(record, shuffled=True)])
-    finding = (
-        "A merged unit follows the mean of its parents' units the better, the more they agree: this holds within "
-        f"the layers of {sum(row_c > 0.1 for row_c in _means(permuted, C))} of {len(permuted)} pairs, and agreement "
-        f"tells more than the match score on {sum(ahead)} of {len(permuted)}."
+    found = {record["title"]: rank_in_layers(record, C, F) for record in permuted}
+    findings = (
+        Finding(
+            "Within a layer, the more the parents' units agree, the more faithfully the merged unit is their mean",
+            "rank correlation beyond two standard errors",
+            {title: estimate.mean > 2 * estimate.error for title, estimate in found.items()},
+        ),
+        Finding(
+            "Agreement on images tells more of that than the match score does",
+            "higher rank correlation",
+            dict(zip(found, ahead, strict=True)),
+        ),
     )
     text = (
         "Rank correlation (Spearman) over the units of a layer with the unit's fidelity; mean ± standard error over "
@@ -57,7 +65,7 @@ def answer(records: list[Record]) -> Answer:
         "correlation of the halves is not above 0."
     )
     return Answer(
-        "survival", "Which features survive, and what tells beforehand?", finding, text, control,
+        "survival", "Which features survive, and what tells beforehand?", findings, text, control,
         "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: "
         "match score.",
         lambda path: draw(permuted, path),
