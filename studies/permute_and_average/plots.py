@@ -8,12 +8,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PER_LINE = 3
+PER_LINE = 4
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")  # Okabe & Ito 2008
 
 
-def new_figure(count: int, size: tuple[float, float] = (3.6, 2.7), share: bool = True) -> tuple[Any, list[Any]]:
-    """A figure with `count` panels, three in a line."""
+def new_figure(count: int, size: tuple[float, float] = (3.2, 2.5), share: bool = True) -> tuple[Any, list[Any]]:
+    """A figure with `count` panels, four in a line."""
     plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLORS)
     columns = min(count, PER_LINE)
     lines = -(-count // columns)
@@ -33,7 +33,7 @@ def save(figure: Any, panels: list[Any], count: int, path: Path, legend: bool = 
     """Write the figure with one legend above its panels."""
     handles, labels = panels[0].get_legend_handles_labels()
     if legend and handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)), frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(2 * min(count, PER_LINE), len(labels)), frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -61,7 +61,7 @@ def _sign(estimate: Estimate) -> int:
 
 
 def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(KINDS), (3.0, 2.8))
+    figure, panels = new_figure(len(KINDS), (2.4, 2.6))
     for axes, (kind, label) in zip(panels, KINDS.items(), strict=False):
         found = [rank_in_layers(record, kind, "fidelity") for record in records]
         axes.barh(
@@ -74,6 +74,7 @@ def draw(records: list[Record], path: Path) -> None:
         axes.axvline(0, color="black", linewidth=0.6)
         axes.set_yticks(range(len(records)), [record["title"] for record in records], fontsize=7)
         axes.set_xlim(-1, 1)
+        axes.set_xticks((-1, -0.5, 0, 0.5, 1))
         axes.set_title(label, fontsize=9)
         axes.invert_yaxis()
     figure.supxlabel("rank correlation with fidelity", fontsize=9)

@@ -106,7 +106,7 @@ def _names(points: list[dict[str, Any]]) -> str:
 
 
 def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records), (3.2, 3.0))
+    figure, panels = new_figure(len(records), (3.2, 2.9))
     for axes, record in zip(panels, records, strict=False):
         points = transfers(record)
         for layer in dict.fromkeys(point["layer"] for point in points):

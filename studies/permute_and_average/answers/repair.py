@@ -67,7 +67,7 @@ def _gain_by_variance(columns: dict) -> float:
 
 
 def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records), (3.2, 3.0))
+    figure, panels = new_figure(len(records), (3.2, 2.9))
     for axes, record in zip(panels, records, strict=False):
         axes.plot([-0.3, 1], [-0.3, 1], color="black", linewidth=0.6)
         for columns, depth in zip(layers_of(record).values(), depths(record), strict=True):

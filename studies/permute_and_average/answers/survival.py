@@ -101,7 +101,7 @@ def draw(records: list[Record], path: Path) -> None:
         axes.set_title(record["title"], fontsize=9)
         axes.set_ylim(-0.6, 1.02)
         axes.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=90, fontsize=6)
-    figure.supylabel("rank correlation with fidelity")
+    figure.supylabel("rank correlation with fidelity", fontsize=9)
     save(figure, panels, len(records), path)
 
 
