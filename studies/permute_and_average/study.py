@@ -41,9 +41,12 @@ def main() -> None:
         record = provenance() | Study(pair, args.out / name, args.units, args.layers).record()
         records.append(record)
         if args.keep:
+            RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(record) + "\n")
     if args.keep or not args.pairs:
         records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+        if not records:
+            raise SystemExit("no record is kept: name a pair, with --data and --keep.")
         print(write_report(records, HERE / "README.md", ROOT / "gallery"))
     else:
         print(write_report(records, args.out / "report.md", args.out))
