@@ -26,13 +26,16 @@ from torch import nn
 
 import featviz
 from featviz.atlases.store import AtlasStore
+from featviz.evidence.fates.fates import LayerFates
 from featviz.weights.checks import digest
 
 log = logging.getLogger("study")
 PATH = (0.25, 0.75)  # weights of B, beside 0, 1/2 and 1
-FATE_COLUMNS = (
-    "agreement", "fidelity", "correlation A", "correlation B'", "predicted A", "variance", "verdict", "likeliest",
-)  # fmt: skip
+FATE_COLUMNS = {  # by what is merged
+    "": ("agreement", "fidelity", "correlation A", "correlation B'", "verdict", "score", "unaligned A", "random A"),
+    "unrepaired ": ("fidelity", "variance"),
+    "weights ": ("agreement", "fidelity", "score"),
+}
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Study:
                 self.pair.layers, data=self.pair.measured, controls=not prefix and self.main != "identity",
             )  # fmt: skip
             for found in fates:
-                layers.setdefault(found.layer, {}).update(_fate_columns(found, prefix, full=not prefix))
+                layers.setdefault(found.layer, {}).update(_fate_columns(found, prefix))
         for layer, sites in _sites(self.alignments[self.main], list(layers)).items():
             layers[layer]["sites"] = sites
         return {"layers": layers}
@@ -164,9 +167,10 @@ class Study:
             for merge, by_layer in found.items():
                 for layer, units in by_layer.items():
                     columns = layers.setdefault(layer, {})
-                    columns[f"nearest {name} in {merge}"] = _short(units.correlation)
                     if merge.startswith("path"):
                         columns[f"{merge} {name}"] = _short(units.own)
+                    elif merge != "unrepaired":
+                        columns[f"nearest {name} in {merge}"] = _short(units.correlation)
         return {"layers": layers}
 
     def _kinds(self) -> dict[str, Any]:
@@ -215,21 +219,19 @@ def spread(values: list[str], count: int) -> list[str]:
     return [values[number] for number in chosen]
 
 
-def _fate_columns(found: Any, prefix: str, full: bool) -> dict[str, Any]:
+def _fate_columns(found: LayerFates, prefix: str) -> dict[str, Any]:
     rows = found.rows()
-    columns = {prefix + name: _short([row[name] for row in rows]) for name in FATE_COLUMNS}
-    columns[prefix + "score"] = _short([row["score"] for row in rows])
-    for name in ("A", "B'", "mean"):
-        columns[f"{prefix}own {name}"] = [int(row[f"nearest {name}"] == row["unit"]) for row in rows]
-    if full:
-        columns["control"] = round(found.control, 4)
-        for name in ("unaligned A", "random A"):
-            columns[name] = _short([row[name] for row in rows])
-        halves = found.halves  # two disjoint halves of the images, so that no figure shares its noise with another
-        columns["agreement, first half"] = _short(halves.agreement[0])
-        columns["fidelity, second half"] = _short(halves.fidelity[1])
-        columns["smallest correlation, second half"] = _short(halves.correlation[:, 1].min(0))
-    return columns
+    columns = {prefix + name: _short([row[name] for row in rows]) for name in FATE_COLUMNS[prefix]}
+    if prefix:
+        return columns
+    halves = found.halves  # two disjoint halves of the images, so that no figure shares its noise with another
+    return columns | {
+        "control": round(found.control, 4),
+        "own mean": [int(row["nearest mean"] == row["unit"]) for row in rows],
+        "agreement, first half": _short(halves.agreement[0]),
+        "fidelity, second half": _short(halves.fidelity[1]),
+        "smallest correlation, second half": _short(halves.correlation[:, 1].min(0)),
+    }
 
 
 def _picture(layer: str, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,16 @@ def new_figure(count: int, size: tuple[float, float] = (3.2, 2.5), share: bool =
 def save(figure: Any, panels: list[Any], count: int, path: Path, legend: bool = True) -> None:
     """Write the figure with one legend above its panels."""
     handles, labels = panels[0].get_legend_handles_labels()
+    columns = 2 * min(count, PER_LINE)
     if legend and handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(2 * min(count, PER_LINE), len(labels)), frameon=False, fontsize=8)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=min(columns, len(labels)),
+            frameon=False,
+            fontsize=8,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

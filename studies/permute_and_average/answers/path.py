@@ -72,7 +72,9 @@ def draw(records: list[Record], path: Path) -> None:
     figure, panels = new_figure(len(records))
     for axes, record in zip(panels, records, strict=False):
         for color, parent in zip(COLORS, ("A", "B'"), strict=False):
-            axes.plot(WEIGHTS, along(record, parent), "o-", color=color, label=f"with {parent[0]}'s units", markersize=4)
+            axes.plot(
+                WEIGHTS, along(record, parent), "o-", color=color, label=f"with {parent[0]}'s units", markersize=4
+            )
             axes.plot(WEIGHTS, along(record, parent, expected=True), ":", color=color)
         axes.set_title(record["title"], fontsize=9)
         axes.set_ylim(0, 1.03)

@@ -29,17 +29,17 @@ def answer(records: list[Record]) -> Answer:
         )
     smallest = over_layers([value for record in permuted for value in _smallest(record)])
     arithmetic = over_layers([value for record in permuted for value in _smallest(record, shuffled=True)])
-    found = {record["title"]: rank_in_layers(record, C, F) for record in permuted}
+    by_title = {record["title"]: rank_in_layers(record, C, F) for record in permuted}
     findings = (
         Finding(
             "Within a layer, the more the parents' units agree, the more faithfully the merged unit is their mean",
             "rank correlation beyond two standard errors",
-            {title: estimate.mean > 2 * estimate.error for title, estimate in found.items()},
+            {title: estimate.mean > 2 * estimate.error for title, estimate in by_title.items()},
         ),
         Finding(
             "Agreement on images tells more of that than the match score does",
             "higher rank correlation",
-            dict(zip(found, ahead, strict=True)),
+            dict(zip(by_title, ahead, strict=True)),
         ),
     )
     text = (
@@ -51,18 +51,22 @@ def answer(records: list[Record]) -> Answer:
              "score, by weights"],
             rows,
         )
-        + "\n\nThe match score is one number for a unit wherever it is read; a unit of a residual stream is written "
-        "by several layers, and agrees in some and not in others. So its score says little (mean "
-        f"{np.nanmean(stream):.2f} over pairs, against {np.nanmean(inner):.2f} in layers that have their units for "
-        "themselves). "
-        if np.isfinite(stream).any()
-        else ""
     )  # fmt: skip
+    if np.isfinite(stream).any():
+        text += (
+            "\n\nThe match score is one number for a unit wherever it is read; a unit of a residual stream is written by "
+            "several layers, and agrees in some and not in others. So its score says little there (mean "
+            f"{np.nanmean(stream):.2f} over pairs, against {np.nanmean(inner):.2f} in layers that have their units for "
+            "themselves)."
+        )
+    noise = over_layers([value for record in permuted for value in _noise(record)])
     control = (
         "That the *smallest correlation with a parent* follows agreement is arithmetic for the most part: the rank "
-        f"correlation is {smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at "
-        "random. Fidelity has no such tie to agreement. What would refute the finding: a pair of networks where the "
-        "correlation of the halves is not above 0."
+        f"correlation is {smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at random. "
+        "Fidelity is tied to agreement in one way: the mean of two units has (1 + c) / 2 of their variance, so the same "
+        "noise costs it more where c is small. The noise itself, what neither parent explains over a parent's variance, "
+        f"has a rank correlation of {noise} with agreement (0: arithmetic alone; negative: units that agree get less "
+        "noise too). What would refute the finding: a pair whose halves are not correlated."
     )
     return Answer(
         "survival", "Which features survive, and what tells beforehand?", findings, text, control,
@@ -87,6 +91,15 @@ def _smallest(record: Record, shuffled: bool = False) -> list[float]:
         f = column(columns, "fidelity")
         drawn = [rank(c, generator.permutation(f) * np.sqrt(np.clip((1 + c) / 2, 0, 1))) for _ in range(20)]
         found.append(float(np.nanmean(drawn)) if np.isfinite(drawn).any() else np.nan)
+    return found
+
+
+def _noise(record: Record) -> list[float]:
+    """Rank correlation, by layer, of agreement with the variance of merged units that their row does not explain."""
+    found = []
+    for columns in layers_of(record).values():
+        c, f = column(columns, C), np.clip(column(columns, F), 0.05, 1)
+        found.append(rank(c, (1 / f**2 - 1) * (1 + column(columns, "agreement")) / 2))
     return found
 
 
