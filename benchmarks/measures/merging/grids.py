@@ -1,9 +1,8 @@
-"""Grids of merged units by other methods than permutation, and with and without repair, of the bundled pair.
+"""Grids of merged units by other methods than permutation, of the bundled pair.
 
     uv run python benchmarks/merging.py grids --data cifar/ --out gallery
 
 zipit-, cca-LAYER.png: merged units with their strongest members in A and in B, BatchNorm statistics measured afresh.
-repair-none-, repair-batchnorm-LAYER.png: the bundled alignment (activation matching), the merged column before and after.
 """
 
 import argparse
@@ -32,14 +31,10 @@ def run(args: argparse.Namespace) -> None:
     units = [row["a"] for row in best]
     config = featviz.RenderConfig(size=64)
 
-    def save(alignment: featviz.Alignment, repair: str, name: str) -> None:
-        merged = featviz.merge(pair.a, pair.b, alignment, repair=repair, data=data)
+    for method in tqdm(("zipit", "cca"), desc="methods"):
+        alignment = featviz.align(pair.a, pair.b, data.example, method, data)
+        merged = featviz.merge(pair.a, pair.b, alignment, repair="batchnorm", data=data)
         triplets = featviz.render_unit_triplet(
             pair.a, pair.b, args.layer, units, merged=merged, alignment=alignment, config=config
         )
-        triplets.save(args.out / f"{name}-{args.layer}.png")
-
-    for method in tqdm(("zipit", "cca"), desc="methods"):
-        save(featviz.align(pair.a, pair.b, data.example, method, data), "batchnorm", method)
-    for repair in tqdm(("none", "batchnorm"), desc="repairs"):
-        save(bundled, repair, f"repair-{repair}")
+        triplets.save(args.out / f"{method}-{args.layer}.png")
