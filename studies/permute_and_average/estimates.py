@@ -24,7 +24,7 @@ class Estimate:
     def __str__(self) -> str:
         if not self.count:
             return "-"
-        return f"{_signed(self.mean)} ± {self.error:.2f}" if self.count > 1 else _signed(self.mean)
+        return f"{told(self.mean)} ± {self.error:.2f}" if self.count > 1 else told(self.mean)
 
 
 def over_layers(values: Iterator[float] | list[float]) -> Estimate:
@@ -105,5 +105,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-0.00", "0.00")
+def told(value: float) -> str:
+    """Two digits; a dash for what is no number."""
+    return f"{value:.2f}".replace("-0.00", "0.00") if np.isfinite(value) else "-"

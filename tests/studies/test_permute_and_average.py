@@ -34,7 +34,7 @@ def study(cifar, tmp_path_factory) -> Study:
     shutil.copy(featviz.bundled_pair().alignment_path, folder / "alignment-activations.safetensors")
     a, b = (featviz.Subject(net, name) for net, name in zip(_networks(), "AB", strict=True))
     images = {name: pairs.cifar_images(cifar, train, count) for name, train, count in
-              (("calibration", True, 500), ("measured", False, 200), ("accuracy", False, 200))}  # fmt: skip
+              (("calibration", True, 250), ("measured", False, 200), ("accuracy", False, 200))}  # fmt: skip
     pair = pairs.Pair("resnet20-x2", "ResNet-20 x2", a, b, **images, size=32, layers=LAYERS, methods=("activations",))
     return Study(pair, folder, rendered=0)
 

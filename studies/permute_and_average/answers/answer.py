@@ -38,3 +38,8 @@ class Answer:
     control: str
     caption: str = ""
     draw: Callable[[Path], None] | None = None
+
+
+def unanswered(name: str, question: str, needed: str) -> Answer:
+    """Where no pair that was measured has what a question needs."""
+    return Answer(name, question, (), f"Not answered: no pair that was measured has {needed}.", "none.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, table, thirds
+from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, table, thirds, told
 from plots import new_figure, save
 
 from answers.answer import Answer, Finding
@@ -21,7 +21,7 @@ def answer(records: list[Record]) -> Answer:
         gap = (accuracy["A"] + accuracy["B"]) / 2 - accuracy[record["method"]]
         rows.append([
             record["title"], f"{accuracy['A']:.1f} / {accuracy['B']:.1f}", f"{accuracy[record['method']]:.1f}", f"{gap:.1f}",
-            *(f"{value:.2f}" for value in (*thirds(record, f), falls[-1], *thirds(record, c))),
+            *(told(value) for value in (*thirds(record, f), falls[-1], *thirds(record, c))),
         ])  # fmt: skip
     compared = []
     for one, other, difference in COMPARED:
@@ -84,17 +84,17 @@ def _first_higher(record: Record) -> float:
 
 
 def _blocks(records: list[Record]) -> str:
-    told = []
+    blocks = []
     for record in records:
         if np.isfinite(higher := _first_higher(record)):
             first, second = (np.mean(values) for values in _at_norms(record))
-            told.append(f"{record['title']} {first:.2f} and {second:.2f} (higher in {higher:.0%} of the blocks)")
-    if not told:
+            blocks.append(f"{record['title']} {first:.2f} and {second:.2f} (higher in {higher:.0%} of the blocks)")
+    if not blocks:
         return ""
     return (
         "\n\nAgreement does not follow depth but the place in the block. Behind the first and the second convolution of a "
         "residual block it is: "
-        + "; ".join(told)
+        + "; ".join(blocks)
         + ". What the second writes is added to a stream whose units are all "
         "matched by one permutation for many layers."
     )

@@ -7,8 +7,9 @@ import numpy as np
 from estimates import Record, column, layers_of, mean_of, over_layers, rank, table
 from plots import new_figure, save
 
-from answers.answer import Answer, Finding
+from answers.answer import Answer, Finding, unanswered
 
+QUESTION = "Do the methods keep different features?"
 NAMES = {"activations": "activations", "weights": "weights", "zipit": "ZipIt", "cca": "CCA"}
 LEANING = 0.1  # of survival
 CONTROLS = {"other parent": "the other parent", "unaligned": "unaligned average"}
@@ -16,6 +17,8 @@ CONTROLS = {"other parent": "the other parent", "unaligned": "unaligned average"
 
 def answer(records: list[Record]) -> Answer:
     several = [record for record in records if len(methods_of(record)) > 1]
+    if not several:
+        return unanswered("methods", QUESTION, "merges by several methods")
     rows, overlap = [], []
     for record in several:
         methods = methods_of(record)
@@ -35,7 +38,16 @@ def answer(records: list[Record]) -> Answer:
             {record["title"]: one.mean - 2 * one.error > 0.25 for record, one in zip(several, overlap, strict=True)},
         ),
         Finding(
-            "CCA, whose merges are often the most accurate, keeps A at the expense of B",
+            "A merge has more of a parent's features than another training has of them anyway",
+            "mean survival of A's units above that in the other parent, by every method",
+            {
+                record["title"]: min(survival(record, "A", name) for name in methods_of(record))
+                > survival(record, "A", "other parent")
+                for record in several
+            },
+        ),
+        Finding(
+            "CCA keeps A at the expense of B",
             "A's units survive better than B's by more than .1, and by less than .1 with every other method",
             {record["title"]: _leans(record) for record in several if "cca" in methods_of(record)},
             surprising=True,
@@ -54,7 +66,7 @@ def answer(records: list[Record]) -> Answer:
         "whose worst quarters overlap by no more than chance."
     )
     return Answer(
-        "methods", "Do the methods keep different features?", findings, text, control,
+        "methods", QUESTION, findings, text, control,
         "Survival of the parents' units by method, mean over layers with standard errors; dark: A's units, light: B's.",
         lambda path: draw(several, path),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from estimates import Record, column, depths, explained, layers_of, mean_of, table, thirds
+from estimates import Record, column, depths, explained, layers_of, mean_of, table, thirds, told
 from plots import COLORS, new_figure, save
 
 from answers.answer import Answer, Finding
@@ -17,7 +17,7 @@ def answer(records: list[Record]) -> Answer:
         others.append(thirds(record, rest))
         own.append(mean_of(np.concatenate([column(found, "own mean") for found in layers_of(record).values()])))
         cells = [
-            f"{value:.2f}" for third in zip(thirds(record, plain), thirds(record, rest), strict=True) for value in third
+            told(value) for third in zip(thirds(record, plain), thirds(record, rest), strict=True) for value in third
         ]
         rows.append([record["title"], f"{100 * mean_of(extra):.1f} %", *cells, f"{own[-1]:.0%}"])
     titles = [record["title"] for record in records]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from estimates import Record, column, layers_of, table
+from estimates import Record, column, layers_of, table, told
 from plots import new_figure, save
 from scipy.stats import rankdata, spearmanr
 
-from answers.answer import Answer, Finding
+from answers.answer import Answer, Finding, unanswered
 
 A, MERGED = 0, 2  # places in the cross scores
 QUESTION = "Do the pictures agree with the numbers, and where do they mislead?"
@@ -18,18 +18,17 @@ STRONG, WEAK = 0.7, 0.3
 def answer(records: list[Record]) -> Answer:
     shown = [record for record in records if record["pictures"]]
     if not shown:
-        return Answer("pictures", QUESTION, (), "No pictures were rendered.", "none.")
-    rows, ranks, misleading = [], [], []
+        return unanswered("pictures", QUESTION, "units that were rendered")
+    rows, ranks = [], []
     for record in shown:
         points = transfers(record)
-        told = within_layers(points)
-        ranks.append(told)
+        rank = within_layers(points)
+        ranks.append(rank)
         misled = [point for point in points if point["transfer"] > STRONG and point["correlation"] < WEAK]
         missed = [point for point in points if point["transfer"] < WEAK and point["correlation"] > STRONG]
-        misleading.append([*misled, *missed])
         values = np.array([point["transfer"] for point in points])
         rows.append([
-            record["title"], str(len(points)), f"{np.median(values):.2f}", f"{told:.2f}", f"{2 / np.sqrt(len(points)):.2f}",
+            record["title"], str(len(points)), told(np.median(values)), told(rank), told(2 / np.sqrt(len(points))),
             _names(misled), _names(missed),
         ])  # fmt: skip
     findings = (
@@ -37,14 +36,9 @@ def answer(records: list[Record]) -> Answer:
             "The more A's unit and the merged unit have in common on images, the more A's picture excites the merged unit",
             "rank correlation within layers beyond two standard errors",
             {
-                record["title"]: told > 2 / np.sqrt(len(record["pictures"]))
-                for record, told in zip(shown, ranks, strict=True)
+                record["title"]: rank > 2 / np.sqrt(len(record["pictures"]))
+                for record, rank in zip(shown, ranks, strict=True)
             },
-        ),
-        Finding(
-            "Single pictures mislead",
-            "a unit shows what is not there, or hides what is there, by the limits of question 7",
-            {record["title"]: bool(wrong) for record, wrong in zip(shown, misleading, strict=True)},
         ),
     )
     text = (

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, table, thirds
+from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, table, thirds, told
 from plots import new_figure, save
 
 from answers.answer import Answer, Finding
@@ -17,12 +17,11 @@ def answer(records: list[Record]) -> Answer:
         own = over_layers([_gain_by_variance(columns) for columns in layers_of(record).values()])
         within.append(own.mean)
         between = rank(layer_means(record, "unrepaired variance"), after - before)
-        of_layers = "-" if np.isnan(between) else f"{between:.2f}"
         first, last = ((thirds(record, before)[third], thirds(record, after)[third]) for third in (0, 2))
         accuracy = record["accuracy"]
         rows.append([
             record["title"], f"{accuracy['unrepaired']:.1f} → {accuracy[record['method']]:.1f}",
-            f"{first[0]:.2f} → {first[1]:.2f}", f"{last[0]:.2f} → {last[1]:.2f}", str(own), of_layers,
+            f"{first[0]:.2f} → {first[1]:.2f}", f"{last[0]:.2f} → {last[1]:.2f}", str(own), told(between),
         ])  # fmt: skip
     findings = (
         Finding(
@@ -50,8 +49,8 @@ def answer(records: list[Record]) -> Answer:
         "gains comes from the layers before it, whose units again have the sizes that its weights expect."
     )
     control = (
-        "In the first layer nothing can change, and nothing does. What would refute it: gains that follow a unit's "
-        "own loss of variance, or late layers that gain no more than early ones."
+        "In the first layer nothing can change, and nothing does: a correlation does not see scale. What would refute it: "
+        "late layers that gain no more than early ones."
     )
     return Answer(
         "repair", "What does repair change, unit by unit?", findings, text, control,

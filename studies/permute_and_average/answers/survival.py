@@ -6,13 +6,16 @@ import numpy as np
 from estimates import Record, column, layers_of, over_layers, rank, rank_in_layers, table
 from plots import new_figure, save
 
-from answers.answer import Answer, Finding
+from answers.answer import Answer, Finding, unanswered
 
+QUESTION = "Which features survive, and what tells beforehand?"
 F, C = "fidelity, second half", "agreement, first half"
 
 
 def answer(records: list[Record]) -> Answer:
     permuted = [record for record in records if record["method"] != "identity"]
+    if not permuted:
+        return unanswered("survival", QUESTION, "parents that were trained apart")
     rows, ahead, inner, stream = [], [], [], []
     for record in permuted:
         c, score = rank_in_layers(record, C, F), rank_in_layers(record, "score", F)
@@ -47,17 +50,16 @@ def answer(records: list[Record]) -> Answer:
         "layers. Agreement is measured on one half of the images, fidelity on the other, so that they share no "
         "noise.\n\n"
         + table(
-            ["pair", "agreement c", "match score", "of which in layers of one site", "in residual streams", "c, by weights",
+            ["pair", "agreement c", "match score", "score, units of one layer", "score, shared units", "c, by weights",
              "score, by weights"],
             rows,
         )
     )  # fmt: skip
     if np.isfinite(stream).any():
         text += (
-            "\n\nThe match score is one number for a unit wherever it is read; a unit of a residual stream is written by "
-            "several layers, and agrees in some and not in others. So its score says little there (mean "
-            f"{np.nanmean(stream):.2f} over pairs, against {np.nanmean(inner):.2f} in layers that have their units for "
-            "themselves)."
+            "\n\nThe match score is one number for a unit in all layers that share it (a residual stream, a depthwise "
+            "convolution), and the unit may agree in one of them and not in another: the mean over pairs is "
+            f"{np.nanmean(stream):.2f} there, and {np.nanmean(inner):.2f} in layers that have their units for themselves."
         )
     noise = over_layers([value for record in permuted for value in _noise(record)])
     control = (
@@ -69,7 +71,7 @@ def answer(records: list[Record]) -> Answer:
         "noise too). What would refute the finding: a pair whose halves are not correlated."
     )
     return Answer(
-        "survival", "Which features survive, and what tells beforehand?", findings, text, control,
+        "survival", QUESTION, findings, text, control,
         "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: "
         "match score.",
         lambda path: draw(permuted, path),
