@@ -21,6 +21,12 @@ class Estimate:
     error: float
     count: int
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the mean is beyond two standard errors, else 0."""
+        clear = self.count > 1 and abs(self.mean) > 2 * self.error
+        return (1 if self.mean > 0 else -1) if clear else 0
+
     def __str__(self) -> str:
         if not self.count:
             return "-"
@@ -80,6 +86,25 @@ def rank_in_layers(
     return over_layers(
         [rank(column(found, one), column(found, other)) for found in layers_of(record).values() if chosen(found)]
     )
+
+
+def difference_in_layers(record: Record, one: str, other: str, outcome: str) -> Estimate:
+    """How much higher the rank correlation of `one` with the outcome is than that of `other`, layer by layer."""
+    values = [
+        rank(column(found, one), column(found, outcome)) - rank(column(found, other), column(found, outcome))
+        for found in layers_of(record).values()
+    ]
+    return over_layers(values)
+
+
+def partial_rank_in_layers(record: Record, one: str, outcome: str, fixed: str) -> Estimate:
+    """Rank correlation of two figures over the units of a layer with a third held fixed, over layers."""
+    values = []
+    for found in layers_of(record).values():
+        x, y, z = (column(found, name) for name in (one, outcome, fixed))
+        xy, xz, yz = rank(x, y), rank(x, z), rank(y, z)
+        values.append((xy - xz * yz) / np.sqrt(max((1 - xz**2) * (1 - yz**2), 1e-9)))
+    return over_layers(values)
 
 
 def thirds(record: Record, values: Floats) -> tuple[float, float, float]:

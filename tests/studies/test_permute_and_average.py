@@ -91,7 +91,7 @@ def test_the_report_of_one_pair_has_all_questions_and_figures(record, tmp_path):
 def test_the_kept_report_is_that_of_the_kept_records():
     records = [json.loads(path.read_text()) for path in RECORDS]
     answers = [question.answer(records) for question in QUESTIONS]
-    assert (STUDY / "README.md").read_text() == report(records, answers, "../../gallery")
+    assert (STUDY / "README.md").read_text() == report(records, answers, "../../gallery", units=True)
 
 
 def test_the_best_mix_of_two_parents_is_the_regression_on_both():

@@ -55,9 +55,8 @@ def answer(records: list[Record]) -> Answer:
         + _blocks(records)
     )
     control = (
-        "The parents of a pair were trained alike but for what the title says, and each pair once: a difference "
-        "between two pairs is one observation. What would refute it: wider or normed pairs with lower fidelity, "
-        "trained anew."
+        "Pairs differ in more than the property that is compared (see Pairs), and each was trained once: a difference between "
+        "two pairs is one observation. What would refute it: wider or normed pairs with lower fidelity, trained anew."
     )
     return Answer(
         "depth", "Does fidelity fall with depth, with narrow widths, without norms?", findings, text, control,
@@ -92,11 +91,11 @@ def _blocks(records: list[Record]) -> str:
     if not blocks:
         return ""
     return (
-        "\n\nAgreement does not follow depth but the place in the block. Behind the first and the second convolution of a "
-        "residual block it is: "
+        "\n\nIn residual networks agreement alternates with the place in the block: behind the first and behind the second "
+        "convolution it is "
         + "; ".join(blocks)
-        + ". What the second writes is added to a stream whose units are all "
-        "matched by one permutation for many layers."
+        + ". One reason may be that the second writes into a stream whose units are "
+        "matched by one permutation for many layers; this was not tested."
     )
 
 
@@ -112,6 +111,6 @@ def draw(records: list[Record], path: Path) -> None:
                 depths(record), means - errors, means + errors, alpha=0.25, color=drawn.get_color(), linewidth=0
             )
         axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(0, 1.02)
+        axes.set_ylim(-0.2, 1.02)
     figure.supxlabel("depth of the layer", fontsize=9)
     save(figure, panels, len(records), path)

@@ -11,6 +11,7 @@ from answers.answer import Answer, Finding, unanswered
 
 QUESTION = "Do the methods keep different features?"
 NAMES = {"activations": "activations", "weights": "weights", "zipit": "ZipIt", "cca": "CCA"}
+PARENTS = ("A", "B'")
 LEANING = 0.1  # of survival
 CONTROLS = {"other parent": "the other parent", "unaligned": "unaligned average"}
 
@@ -25,24 +26,27 @@ def answer(records: list[Record]) -> Answer:
         kept = {name: [survival(record, parent, name) for parent in ("A", "B'")] for name in (*methods, *CONTROLS)}
         ranks, shared = agreeing(record, methods)
         overlap.append(shared)
+        lacking = over_layers([value for name in methods for value in worst_shared(record, name, "other parent")])
         cells = [
             f"{kept[name][0]:.2f} / {kept[name][1]:.2f}" if name in kept and np.isfinite(kept[name][0]) else "-"
             for name in (*NAMES, *CONTROLS)
         ]
-        rows.append([record["title"], *cells, str(ranks), f"{100 * shared.mean:.0f} ± {100 * shared.error:.0f} %"])
+        rows.append([record["title"], *cells, str(ranks), f"{100 * shared.mean:.0f} ± {100 * shared.error:.0f} %",
+                     f"{100 * lacking.mean:.0f} ± {100 * lacking.error:.0f} %"])  # fmt: skip
     findings = (
         Finding(
-            "All methods lose the same features",
-            "the quarter of A's units that survives worst by one method is that of another more often than by chance, "
-            "beyond two standard errors",
+            "What one method keeps badly the others keep badly too, more often than by chance",
+            "of the quarter of A's units that survives worst, more than a quarter is the same by two methods",
             {record["title"]: one.mean - 2 * one.error > 0.25 for record, one in zip(several, overlap, strict=True)},
         ),
         Finding(
-            "A merge has more of a parent's features than another training has of them anyway",
-            "mean survival of A's units above that in the other parent, by every method",
+            "A merge has more of its parents' features than one parent has of the other's",
+            "mean survival in the merge by activation matching above that in the other parent, for both",
             {
-                record["title"]: min(survival(record, "A", name) for name in methods_of(record))
-                > survival(record, "A", "other parent")
+                record["title"]: all(
+                    survival(record, parent, "activations") > survival(record, parent, "other parent")
+                    for parent in PARENTS
+                )
                 for record in several
             },
         ),
@@ -54,16 +58,19 @@ def answer(records: list[Record]) -> Answer:
         ),
     )
     text = (
-        "*Survival* of a unit of a parent: the largest correlation with any unit of the same layer of the merge, "
+        "*Survival* of a parent's unit: the largest correlation with any unit of the same layer of the merge, "
         "which needs no alignment and takes methods that combine units too. Means over units and layers, of A's "
         "units / of B's. *Alike*: rank correlation, within layers, of the survival of A's units by two methods; "
-        "*same quarter*: how many of the worst quarter by one method are in that of another.\n\n"
-        + table(["pair", *NAMES.values(), *CONTROLS.values(), "alike", "same quarter"], rows)
+        "*same quarter*: share of the worst quarter by one method that is in the worst quarter by another "
+        "(chance: 25 %); *as in B*: the same of a method and of the other parent, the units of A that B lacks "
+        "anyway. CCA cannot combine depthwise convolutions.\n\n"
+        + table(["pair", *NAMES.values(), *CONTROLS.values(), "alike", "same quarter", "as in B"], rows)
+        + _near_a(several)
     )
     control = (
-        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature only "
-        "beyond that. The *unaligned* average shows what the repair alone gives. What would refute it: two methods "
-        "whose worst quarters overlap by no more than chance."
+        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature "
+        "only beyond that. The *unaligned* average is repaired too: what is left of A where nothing was matched. "
+        "What would refute the surprise: CCA with as much of B as of A."
     )
     return Answer(
         "methods", QUESTION, findings, text, control,
@@ -94,15 +101,38 @@ def _by_layer(record: Record, parent: str, merge: str) -> list[float]:
 
 
 def agreeing(record: Record, methods: list[str]):
-    """Of all pairs of methods and layers: rank correlations of the survival, and the overlap of the worst quarters."""
+    """Of all pairs of methods and layers: rank correlations of the survival of A's units, and shared worst quarters."""
     ranks, shared = [], []
-    for found in layers_of(record).values():
-        kept = {name: column(found, f"nearest A in {name}") for name in methods}
-        worst = {name: set(np.argsort(values)[: max(1, len(values) // 4)]) for name, values in kept.items()}
-        for one, other in combinations(methods, 2):
-            ranks.append(rank(kept[one], kept[other]))
-            shared.append(len(worst[one] & worst[other]) / len(worst[one]))
+    for one, other in combinations(methods, 2):
+        for found in layers_of(record).values():
+            ranks.append(rank(column(found, f"nearest A in {one}"), column(found, f"nearest A in {other}")))
+        shared += worst_shared(record, one, other)
     return over_layers(ranks), over_layers(shared)
+
+
+def worst_shared(record: Record, one: str, other: str) -> list[float]:
+    found = []
+    for columns in layers_of(record).values():
+        kept = [column(columns, f"nearest A in {name}") for name in (one, other)]
+        worst = [set(np.argsort(values)[: max(1, len(values) // 4)].tolist()) for values in kept]
+        found.append(len(worst[0] & worst[1]) / len(worst[0]))
+    return found
+
+
+def _near_a(records: list[Record]) -> str:
+    """What a merge nearer to A reaches, beside CCA's."""
+    told = [
+        f"{record['title']} {record['accuracy']['cca']:.1f} % against {record['accuracy']['path 0.25']:.1f} %"
+        for record in records
+        if "cca" in record["accuracy"]
+    ]
+    if not told:
+        return ""
+    return (
+        "\n\n"
+        "A merge that is nearer to one parent is more accurate anyway. CCA's against activation matching at "
+        "weight 1/4 of B: " + "; ".join(told) + "."
+    )
 
 
 def draw(records: list[Record], path: Path) -> None:

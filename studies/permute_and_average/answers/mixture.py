@@ -10,41 +10,36 @@ from answers.answer import Answer, Finding
 
 
 def answer(records: list[Record]) -> Answer:
-    rows, extras, others, own = [], [], [], []
+    rows, extras, own = [], [], []
     for record in records:
         plain, extra, rest = shares(record)
-        extras.append(mean_of(extra))
-        others.append(thirds(record, rest))
+        extras.append(mean_of(extra) / mean_of(plain))
         own.append(mean_of(np.concatenate([column(found, "own mean") for found in layers_of(record).values()])))
         cells = [
             told(value) for third in zip(thirds(record, plain), thirds(record, rest), strict=True) for value in third
         ]
-        rows.append([record["title"], f"{100 * mean_of(extra):.1f} %", *cells, f"{own[-1]:.0%}"])
+        rows.append([record["title"], f"{100 * extras[-1]:.1f} %", *cells, f"{own[-1]:.0%}"])
     titles = [record["title"] for record in records]
     findings = (
         Finding(
-            "A merged unit is the plain mean of its parents' units and something that neither has; no other mix of the two "
-            "tells more of it",
-            "the best mix explains at most 3 % more of its variance",
-            {title: extra < 0.03 for title, extra in zip(titles, extras, strict=True)},
-        ),
-        Finding(
-            "What neither parent has grows with depth",
-            "more of the variance in the last third of the layers than in the first",
-            {title: rest[2] > rest[0] for title, rest in zip(titles, others, strict=True)},
+            "A merged unit is the plain mean of its parents' units and something that neither has; no other mix "
+            "of the two tells more of it",
+            "the best mix of the two explains at most a twentieth more of its variance than their mean does",
+            {title: extra < 0.05 for title, extra in zip(titles, extras, strict=True)},
         ),
     )
     text = (
-        "Shares of a merged unit's variance on test images, means over units, by thirds of the layers: *mean*, what "
-        "the mean of the two parents' units explains (f squared); *new*, what no mix of the two explains. *Best "
-        "mix*: how much more than the mean the regression on both explains, over all layers. *Own row*: units that "
-        "are closer to their own parents' mean than to that of any other unit of the layer.\n\n"
-        + table(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own row"], rows)
+        "Shares of a merged unit's variance on test images, means over units, by thirds of the layers: *mean*, "
+        "what the mean of the two parents' units explains (f squared); *new*, what no mix of the two explains. "
+        "*Best mix*: how much more than the mean the regression on both units explains, in percent of what the "
+        "mean explains, over all layers. *Own*: units that are closer to the mean of their own two parents than "
+        "to that of any other two of the layer.\n\n"
+        + table(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own"], rows)
     )
     control = (
-        "The correlation with the average under a *random* alignment is measured with every pair (column `random A` "
-        "of the records); units of a network merged with itself are explained to 100 %. What would refute it: a "
-        "pair whose merged units are told much better by other weights of the two parents than by 1/2."
+        "A network merged with itself is explained to 100 %, without a best mix. What would refute it: pairs "
+        "whose merged units are told much better by other weights of the two parents than by 1/2, as those where "
+        "one parent's units are larger."
     )
     return Answer(
         "mixture", "Is a merged unit a mean of its parents' features, or something new?", findings, text, control,

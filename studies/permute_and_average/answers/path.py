@@ -14,24 +14,23 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def answer(records: list[Record]) -> Answer:
     rows, lowest = [], []
     for record in records:
-        with_a, expected = along(record), along(record, expected=True)
-        fidelity = with_a / expected + along(record, "B'") / along(record, "B'", expected=True)
-        lowest.append(WEIGHTS[int(fidelity.argmin())])
+        with_a, share = along(record), shares(record)
+        lowest.append(WEIGHTS[int(share.argmin())])
         accuracy = record["accuracy"]
         path = [accuracy["A"], accuracy["path 0.25"], accuracy[record["method"]], accuracy["path 0.75"], accuracy["B"]]
-        rows.append([record["title"], *(f"{value:.2f} ({mean:.2f}) {right:.0f} %" for value, mean, right in
-                                        zip(with_a, expected, path, strict=True))])  # fmt: skip
+        cells = zip(with_a, share, path, strict=True)
+        rows.append([record["title"], *(f"{value:.2f}, {part:.0%}, {right:.0f} %" for value, part, right in cells)])
     findings = (
         Finding(
-            "Along the path units are mixed, and the middle is where they are furthest from the mean of the two",
+            "Along the path units are mixed, and in the middle they are furthest from the weighted mean of the two",
             "lowest at weight 1/2",
             {record["title"]: weight == 0.5 for record, weight in zip(records, lowest, strict=True)},
         ),
     )
     text = (
-        "Mean correlation of merged units with A's at weights 0 to 1 of B', repaired at each; in brackets that of "
-        "the weighted mean of the parents' units (of equal variance), which is what averaging would give without "
-        "any loss; and accuracy.\n\n" + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
+        "At weights 0 to 1 of B', repaired at each: mean correlation of merged units with A's; how much of what the weighted "
+        "mean of the two units (of equal variance) would have is reached, in percent, mean of both parents; and accuracy.\n\n"
+        + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
     )
     control = (
         "At weight 0 the correlation is 1 and at weight 1 it is the parents' agreement, by construction. What would "
@@ -42,6 +41,11 @@ def answer(records: list[Record]) -> Answer:
         "Correlation of merged units with A's and B's along the path; dotted: the weighted mean of the two units.",
         lambda path: draw(records, path),
     )  # fmt: skip
+
+
+def shares(record: Record) -> Floats:
+    """(weight,) measured over expected correlation, mean of both parents."""
+    return np.mean([along(record, parent) / along(record, parent, expected=True) for parent in ("A", "B'")], axis=0)
 
 
 def along(record: Record, parent: str = "A", expected: bool = False) -> Floats:
@@ -75,7 +79,13 @@ def draw(records: list[Record], path: Path) -> None:
             axes.plot(
                 WEIGHTS, along(record, parent), "o-", color=color, label=f"with {parent[0]}'s units", markersize=4
             )
-            axes.plot(WEIGHTS, along(record, parent, expected=True), ":", color=color)
+            axes.plot(
+                WEIGHTS,
+                along(record, parent, expected=True),
+                ":",
+                color=color,
+                label=f"of the weighted mean, {parent[0]}",
+            )
         axes.set_title(record["title"], fontsize=9)
         axes.set_ylim(0, 1.03)
     figure.supxlabel("weight of B'", fontsize=9)

@@ -34,7 +34,7 @@ def answer(records: list[Record]) -> Answer:
     findings = (
         Finding(
             "The more A's unit and the merged unit have in common on images, the more A's picture excites the merged unit",
-            "rank correlation within layers beyond two standard errors",
+            "rank correlation within layers beyond two standard errors of chance",
             {
                 record["title"]: rank > 2 / np.sqrt(len(record["pictures"]))
                 for record, rank in zip(shown, ranks, strict=True)
@@ -109,8 +109,10 @@ def draw(records: list[Record], path: Path) -> None:
                 [point["correlation"] for point in here], [point["transfer"] for point in here], s=12, label=layer
             )
         axes.set_title(record["title"], fontsize=9)
-        axes.legend(fontsize=5, frameon=False, loc="upper left")
-        axes.set_ylim(-0.5, 1.3)
+        axes.legend(fontsize=5, frameon=False, loc="lower right")
+        axes.axhline(STRONG, color="#BBBBBB", linewidth=0.6, zorder=0)
+        axes.axvline(WEAK, color="#BBBBBB", linewidth=0.6, zorder=0)
+        axes.set_xlim(-0.45, 1.05)
     figure.supxlabel("correlation on images", fontsize=9)
     figure.supylabel("transfer of A's picture", fontsize=9)
     save(figure, panels, len(records), path, legend=False)

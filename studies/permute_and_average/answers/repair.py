@@ -15,7 +15,7 @@ def answer(records: list[Record]) -> Answer:
         before, after = layer_means(record, "unrepaired fidelity"), layer_means(record, "fidelity")
         gains.append(thirds(record, after - before))
         own = over_layers([_gain_by_variance(columns) for columns in layers_of(record).values()])
-        within.append(own.mean)
+        within.append(own)
         between = rank(layer_means(record, "unrepaired variance"), after - before)
         first, last = ((thirds(record, before)[third], thirds(record, after)[third]) for third in (0, 2))
         accuracy = record["accuracy"]
@@ -34,27 +34,28 @@ def answer(records: list[Record]) -> Answer:
         ),
         Finding(
             "The units that had lost most variance gain most fidelity",
-            "rank correlation of kept variance and gain within layers below -.2",
-            {record["title"]: value < -0.2 for record, value in zip(records, within, strict=True)},
+            "rank correlation of kept variance and gain, within layers, below 0",
+            {record["title"]: estimate.sign < 0 for record, estimate in zip(records, within, strict=True)},
         ),
     )
     text = (
-        "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, within "
-        "layers, of the variance that a unit kept before the repair (over that of its row) with its gain in "
-        "fidelity; *of layers*: the same between layers.\n\n"
+        "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, "
+        "within layers, of the variance that a unit kept before the repair (over that of its parents' mean) with "
+        "its gain in fidelity; *of layers*: the same between the means of layers.\n\n"
         + table(
             ["pair", "accuracy", "fidelity, first third", "fidelity, last third", "own variance", "of layers"], rows
         )
-        + "\n\nA norm's repair rescales units one by one, which changes no correlation in its own layer. What a unit "
-        "gains comes from the layers before it, whose units again have the sizes that its weights expect."
+        + "\n\nA repair scales and shifts units one by one, which changes no correlation in the layer itself: what a unit "
+        "gains comes from the layers before it. A unit that was merged badly has more to gain than one that was not."
     )
     control = (
-        "In the first layer nothing can change, and nothing does: a correlation does not see scale. What would refute it: "
-        "late layers that gain no more than early ones."
+        "In the first layer nothing can change, and nothing does: a correlation does not see scale. What would "
+        "refute it: late layers that gain no more than early ones."
     )
     return Answer(
         "repair", "What does repair change, unit by unit?", findings, text, control,
-        "Fidelity of every unit before and after the repair; dark: first layers, light: last ones.",
+        "Fidelity of every unit before and after the repair; dark: first layers, light: last ones. Below the "
+        "line: units that lose.",
         lambda path: draw(records, path),
     )  # fmt: skip
 

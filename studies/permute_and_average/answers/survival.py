@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from estimates import Record, column, layers_of, over_layers, rank, rank_in_layers, table
+from estimates import Record, column, difference_in_layers, layers_of, over_layers, rank, rank_in_layers, table
 from plots import new_figure, save
 
 from answers.answer import Answer, Finding, unanswered
@@ -16,70 +16,75 @@ def answer(records: list[Record]) -> Answer:
     permuted = [record for record in records if record["method"] != "identity"]
     if not permuted:
         return unanswered("survival", QUESTION, "parents that were trained apart")
-    rows, ahead, inner, stream = [], [], [], []
+    rows = []
+    found = {record["title"]: rank_in_layers(record, C, F) for record in permuted}
+    ahead = {record["title"]: difference_in_layers(record, C, "score", F) for record in permuted}
     for record in permuted:
-        c, score = rank_in_layers(record, C, F), rank_in_layers(record, "score", F)
-        ahead.append(c.mean > score.mean)
-        inside, shared = (
-            rank_in_layers(record, "score", F, lambda found, many=many: (found["sites"] > 1) == many)
-            for many in (False, True)
-        )
-        inner, stream = [*inner, inside.mean], [*stream, shared.mean]
-        by_weights = rank_in_layers(record, "weights agreement", "weights fidelity")
-        score_by_weights = rank_in_layers(record, "weights score", "weights fidelity")
-        rows.append(
-            [record["title"], str(c), str(score), str(inside), str(shared), str(by_weights), str(score_by_weights)]
-        )
+        parts = [
+            f"{estimate} ({estimate.count})"
+            for name in (C, "score")
+            for estimate in (rank_in_layers(record, name, F, _alone), rank_in_layers(record, name, F, _shared))
+        ]
+        by_weights = [rank_in_layers(record, f"weights {name}", "weights fidelity") for name in ("agreement", "score")]
+        cells = [
+            found[record["title"]],
+            rank_in_layers(record, "score", F),
+            ahead[record["title"]],
+            *parts,
+            *by_weights,
+        ]
+        rows.append([record["title"], *map(str, cells)])
     smallest = over_layers([value for record in permuted for value in _smallest(record)])
     arithmetic = over_layers([value for record in permuted for value in _smallest(record, shuffled=True)])
-    by_title = {record["title"]: rank_in_layers(record, C, F) for record in permuted}
     findings = (
         Finding(
             "Within a layer, the more the parents' units agree, the more faithfully the merged unit is their mean",
-            "rank correlation beyond two standard errors",
-            {title: estimate.mean > 2 * estimate.error for title, estimate in by_title.items()},
+            "rank correlation above 0",
+            {title: estimate.sign > 0 for title, estimate in found.items()},
         ),
         Finding(
-            "Agreement on images tells more of that than the match score does",
-            "higher rank correlation",
-            dict(zip(by_title, ahead, strict=True)),
+            "Agreement on images predicts fidelity better than the match score does",
+            "the difference of the rank correlations, layer by layer, above 0",
+            {title: estimate.sign > 0 for title, estimate in ahead.items()},
         ),
     )
     text = (
-        "Rank correlation (Spearman) over the units of a layer with the unit's fidelity; mean ± standard error over "
-        "layers. Agreement is measured on one half of the images, fidelity on the other, so that they share no "
-        "noise.\n\n"
+        "Rank correlation (Spearman) of a unit's agreement c and of its match score with its fidelity, over the units of a "
+        "layer; mean ± standard error over layers. Agreement is measured on one half of the images, fidelity on the other, so "
+        "that they share no noise. *c - score*: the difference, layer by layer. *Own*: in layers that have their units for "
+        "themselves; *shared*: in layers that share their units with others (a residual stream, a depthwise convolution), "
+        "where the match score is one number for all of them; in brackets the number of layers. *By weights*: the same of the "
+        "merge by weight matching.\n\n"
         + table(
-            ["pair", "agreement c", "match score", "score, units of one layer", "score, shared units", "c, by weights",
+            ["pair", "c", "score", "c - score", "c, own", "c, shared", "score, own", "score, shared", "c, by weights",
              "score, by weights"],
             rows,
         )
     )  # fmt: skip
-    if np.isfinite(stream).any():
-        text += (
-            "\n\nThe match score is one number for a unit in all layers that share it (a residual stream, a depthwise "
-            "convolution), and the unit may agree in one of them and not in another: the mean over pairs is "
-            f"{np.nanmean(stream):.2f} there, and {np.nanmean(inner):.2f} in layers that have their units for themselves."
-        )
-    noise = over_layers([value for record in permuted for value in _noise(record)])
+    noise = "; ".join(f"{record['title']} {over_layers(_noise(record))}" for record in permuted)
     control = (
-        "That the *smallest correlation with a parent* follows agreement is arithmetic for the most part: the rank "
-        f"correlation is {smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at random. "
-        "Fidelity is tied to agreement in one way: the mean of two units has (1 + c) / 2 of their variance, so the same "
-        "noise costs it more where c is small. The noise itself, what neither parent explains over a parent's variance, "
-        f"has a rank correlation of {noise} with agreement (0: arithmetic alone; negative: units that agree get less "
-        "noise too). What would refute the finding: a pair whose halves are not correlated."
+        "The smaller of a merged unit's correlations with its two parents is no measure of survival: its rank correlation with "
+        f"agreement is {smallest}, and still {arithmetic} when the fidelities of a layer's units are exchanged at random. "
+        "Fidelity too depends on agreement by arithmetic, in one way: the mean of two units has (1 + c) / 2 of their variance, "
+        "so that the same error weighs more where c is small. What is left when that is taken out, the rank correlation of "
+        f"agreement with the error's variance over a parent's, is: {noise}. Where it is below 0, units that agree get less "
+        "error, too. What would refute the first finding: a pair where agreement on one half of the images and fidelity on the "
+        "other are not correlated."
     )
     return Answer(
         "survival", QUESTION, findings, text, control,
-        "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: "
-        "match score.",
+        "Rank correlation with the fidelity of units, layer by layer. Dots: agreement of the parents; crosses: match score. "
+        "Layers of fewer than 8 units, or of units without a score, have none.",
         lambda path: draw(permuted, path),
     )  # fmt: skip
 
 
-def _means(records: list[Record], name: str) -> list[float]:
-    return [rank_in_layers(record, name, F).mean for record in records]
+def _alone(columns: dict) -> bool:
+    return columns["sites"] == 1
+
+
+def _shared(columns: dict) -> bool:
+    return columns["sites"] > 1
 
 
 def _smallest(record: Record, shuffled: bool = False) -> list[float]:
@@ -114,7 +119,7 @@ def draw(records: list[Record], path: Path) -> None:
             axes.plot(range(len(layers)), values, mark, label=label, markersize=5)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(-0.6, 1.02)
+        axes.set_ylim(-0.5, 1.02)
         axes.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=90, fontsize=6)
     figure.supylabel("rank correlation with fidelity", fontsize=9)
     save(figure, panels, len(records), path)
