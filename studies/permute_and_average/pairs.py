@@ -73,8 +73,8 @@ ABOUT = {
     "half-classes": "A as in ResNet-20 x1; B saw only the images of CIFAR-10's classes 0 to 4, 14 epochs.",
     "fine-tuned": "A of ResNet-20 x1, trained on for 3 epochs twice, with the images in two orders. Nothing is permuted.",
     "public-resnet20": "the usual width, 1x1 projections; published with Intel's distiller, B with a regularizer of channels.",
-    "public-mobilenet": "MobileNetV1 0.25 for ImageNet, trained at 224 and at 128 px, norms folded into the weights; measured at "
-    "128 px. Its merge fails by every method: it shows what a failed merge looks like.",
+    "public-mobilenet": "MobileNetV1 0.25 for ImageNet, trained at 224 and at 128 px, norms folded into the weights; measured "
+    "at 128 px. Its merge fails by every method: it shows what a failed merge looks like.",
 }  # fmt: skip
 FINE_TUNING = "--epochs 3 --lr 0.05"
 HALF = ("--epochs", "14", "--lr", "0.2", "--small-epochs", "6", "--classes", "0", "1", "2", "3", "4", "--seeds", "2")

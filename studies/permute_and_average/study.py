@@ -44,12 +44,17 @@ def main() -> None:
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(record) + "\n")
     if args.keep or not args.pairs:
-        records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+        records = [json.loads(path.read_text()) for path in kept_records()]
         if not records:
             raise SystemExit("no record is kept: name a pair, with --data and --keep.")
         print(write_report(records, HERE / "README.md", ROOT / "gallery"))
     else:
         print(write_report(records, args.out / "report.md", args.out))
+
+
+def kept_records() -> list[Path]:
+    """The files of the records that are kept, in the order of `TITLES`."""
+    return [path for name in TITLES if (path := RESULTS / f"{name}.json").exists()]
 
 
 def _parser() -> argparse.ArgumentParser:
