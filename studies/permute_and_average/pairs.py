@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from measures.cifar import load_cifar
-from measures.merging.pairs import COMMAND, checkpoints, load_models
+from measures.merging.pairs import COMMAND, PAIRS, checkpoints, load_models
 from measures.rendering.real_networks import definitions, mobilenet, photographs
 from torch import Tensor, nn
 
@@ -76,8 +76,9 @@ ABOUT = {
     "public-mobilenet": "MobileNetV1 0.25 for ImageNet, trained at 224 and at 128 px, norms folded into the weights; measured "
     "at 128 px. Its merge fails by every method: it shows what a failed merge looks like.",
 }  # fmt: skip
-FINE_TUNING = "--epochs 3 --lr 0.05"
-HALF = ("--epochs", "14", "--lr", "0.2", "--small-epochs", "6", "--classes", "0", "1", "2", "3", "4", "--seeds", "2")
+WIDTH_1 = ("--arch", "resnet20", "--width", "1")
+FINE_TUNING = (*WIDTH_1, "--epochs", "3", "--lr", "0.05", "--seeds", "0", "1")
+HALF = (*WIDTH_1, "--epochs", "14", "--lr", "0.2", "--small-epochs", "6", "--classes", *"01234", "--seeds", "2")
 
 
 def load_pair(name: str, data: Path, runs: Path, public: Path | None, images: int = MEASURED) -> Pair:
@@ -109,17 +110,18 @@ def _networks(name: str, data: Path, runs: Path, public: Path | None) -> tuple[f
     if name == "public-resnet20":
         assert public is not None
         return tuple(_public_resnet(public, kind) for kind in ("dense", "channel-regularized"))  # pyright: ignore[reportReturnType]
-    architecture, files = name, []
     if name in ("half-classes", "fine-tuned"):
         architecture = "resnet20-x1"
-        base = checkpoints(architecture, data, runs)[0]
-        if name == "fine-tuned":
-            wanted = [runs / f"{architecture}-from-{base.stem}-s{seed}.safetensors" for seed in (0, 1)]
-            files = _trained(wanted, data, runs, *FINE_TUNING.split(), "--start", str(base), "--seeds", "0", "1")
+        base = _trained(
+            [runs / f"{architecture}-s0.safetensors"], data, runs, *PAIRS[architecture].recipe.split(), "--seeds", "0"
+        )
+        if name == "half-classes":
+            files = [*base, *_trained([runs / f"{architecture}-classes0-1-2-3-4-s2.safetensors"], data, runs, *HALF)]
         else:
-            files = [base, *_trained([runs / f"{architecture}-classes0-1-2-3-4-s2.safetensors"], data, runs, *HALF)]
+            files = [runs / f"{architecture}-from-{base[0].stem}-s{seed}.safetensors" for seed in (0, 1)]
+            _trained(files, data, runs, *FINE_TUNING, "--start", str(base[0]))
     else:
-        files = checkpoints(architecture, data, runs)
+        architecture, files = name, checkpoints(name, data, runs)
     a, b = load_models(architecture, files)
     return featviz.Subject(a, "A"), featviz.Subject(b, "B")
 
@@ -128,7 +130,7 @@ def _trained(files: list[Path], data: Path, runs: Path, *recipe: str) -> list[Pa
     """The files, trained where they are missing."""
     if not all(file.exists() for file in files):
         command = [sys.executable, str(COMMAND), "train", "--data", str(data), "--out", str(runs)]
-        subprocess.run([*command, "--arch", "resnet20", "--width", "1", *recipe], check=True)
+        subprocess.run([*command, *recipe], check=True)
     return files
 
 

@@ -146,7 +146,11 @@ def test_rendered_layers_are_spread_from_the_first_to_the_last():
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["resnet20-x2"], "give --data"), (["public-resnet20", "--data", "x"], "give --public"), (["no"], "no")],
+    [
+        (["resnet20-x2"], "give --data"),
+        (["public-resnet20", "--data", "x"], "give --public"),
+        (["resnet20-x3", "--data", "x"], "did you mean"),
+    ],
 )
 def test_what_is_missing_is_told_in_a_sentence(arguments, told, tmp_path):
     command = [sys.executable, str(STUDY / "study.py"), *arguments]
