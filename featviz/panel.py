@@ -60,6 +60,10 @@ class Panel(Picture):
         """The layer."""
         return self.layer
 
+    def __repr__(self) -> str:
+        """What is shown, in one line; a picture in a notebook."""
+        return f"{type(self).__name__}({self.layer!r}, {len(self)} units in {', '.join(self.subjects)})"
+
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.units)

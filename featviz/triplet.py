@@ -33,7 +33,7 @@ MATCHED_ANEW = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Triplets(Panel):
     """A panel whose first three subjects are A, B' and the merged network, with the match of every row; more may follow.
 

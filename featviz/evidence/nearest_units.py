@@ -39,6 +39,9 @@ class NearestUnits:
     unit: NDArray[np.int64]
     own: Floats
 
+    def __repr__(self) -> str:
+        return f"NearestUnits({self.layer!r} in {self.other!r}, {len(self.unit)} units)"
+
     def rows(self) -> list[dict[str, object]]:
         """One record per unit, ready for a table or JSON."""
         columns = zip(self.correlation, self.unit, self.own, strict=True)

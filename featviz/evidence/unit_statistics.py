@@ -39,6 +39,9 @@ class UnitStatistics:
     selectivity: Floats
     best_class: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        return f"UnitStatistics({self.layer!r}, {len(self.mean)} units)"
+
     def rows(self) -> list[dict[str, object]]:
         """One record per unit, ready for a table or JSON."""
         return [

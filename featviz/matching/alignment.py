@@ -47,6 +47,10 @@ class Alignment(ABC):
     digest_b: str
     parts: SharedGroups | None = field(default=None, kw_only=True)
 
+    def __repr__(self) -> str:
+        units = self.groups.free_units
+        return f"{type(self).__name__}({units} units in {len(self.groups)} groups, method {self.method!r}, seed {self.seed})"
+
     @property
     def groups_b(self) -> PermutationGroups:
         """The same groups as `groups`, with the axes and modules of B, by B's names."""
@@ -111,7 +115,7 @@ class Alignment(ABC):
         write_alignment_file(path, self.parts or self.groups, header, *self._content())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PermutationAlignment(Alignment):
     """B's units in A's order: `permutations[group][i]` is the unit of B that corresponds to A's unit i, B'[i] = B[perm[i]].
 
@@ -173,7 +177,7 @@ class PermutationAlignment(Alignment):
         return arrays, {"objectives": list(matching.objectives), "mixing": False}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearAlignment(Alignment):
     """Merged units that combine several units of A and of B; `indexer.members(layer, unit)` tells which.
 

@@ -93,6 +93,9 @@ class PermutationGroups:
     unknown: Mapping[str, str]
     outputs: tuple[LayerUnits | None, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"PermutationGroups({len(self)} groups of {self.free_units} units, {len(self.layers)} modules)"
+
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 

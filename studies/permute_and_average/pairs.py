@@ -58,10 +58,10 @@ class Pair:
 TITLES = {
     "resnet20-x2": "ResNet-20 x2",
     "resnet20-x1": "ResNet-20 x1",
-    "vgg11_bn-x0.5": "VGG-11 x0.5, BatchNorm",
-    "vgg11-x0.5": "VGG-11 x0.5, no norm",
-    "half-classes": "ResNet-20 x1, B saw half of the classes",
-    "fine-tuned": "ResNet-20 x1, fine-tuned twice from one base",
+    "vgg11_bn-x0.5": "VGG-11 x0.5 with BatchNorm",
+    "vgg11-x0.5": "VGG-11 x0.5 without norms",
+    "half-classes": "ResNet-20 x1 and half of the classes",
+    "fine-tuned": "ResNet-20 x1 fine-tuned twice",
     "public-resnet20": "public ResNet-20s",
     "public-mobilenet": "public MobileNetV1s (ImageNet)",
 }

@@ -121,6 +121,9 @@ class Exemplars:
     paths: tuple[str, ...] = ()
     _fields: dict[tuple[str, str], dict[tuple[int, ...], ReceptiveField]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Exemplars({self.k} of each unit of {len(self.layers)} layers in {', '.join(self.subjects)})"
+
     def layer(self, layer: str, subject: str) -> LayerExemplars:
         """All units of a layer in a subject.
 

@@ -53,6 +53,9 @@ class LayerFates:
     score: Floats
     partner: Sequence[int]
 
+    def __repr__(self) -> str:
+        return f"LayerFates({self.layer!r}, {len(self)} units of {', '.join(self.parents)})"
+
     def __len__(self) -> int:
         """The number of units."""
         return len(self.verdicts.verdict)
@@ -138,6 +141,10 @@ class Fates:
     config: FateConfig
     normalizations: Mapping[str, Normalization]
     exemplars: Exemplars | None = None
+
+    def __repr__(self) -> str:
+        units = sum(map(len, self.layers))
+        return f"Fates({units} units of {len(self)} layers, matched by {self.method!r}, {self.images} images)"
 
     def __iter__(self) -> Iterator[LayerFates]:
         return iter(self.layers)

@@ -34,6 +34,12 @@ class ManyAlignment:
     objective: float
     digests: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        units = self.groups.free_units
+        return (
+            f"ManyAlignment({len(self)} networks, {units} units in {len(self.groups)} groups, method {self.method!r})"
+        )
+
     def __len__(self) -> int:
         return len(self.permutations)
 

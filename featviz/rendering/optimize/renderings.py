@@ -29,6 +29,9 @@ class Renderings:
     restart: Tensor
     steps: Tensor
 
+    def __repr__(self) -> str:
+        return f"Renderings({len(self)} images of {tuple(self.images.shape[1:])}, {int(self.dead.sum())} dead)"
+
     def __len__(self) -> int:
         return self.images.shape[0]
 
