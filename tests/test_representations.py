@@ -20,7 +20,7 @@ def results() -> dict[str, object]:
     return {
         "PermutationAlignment": alignment,
         "LinearAlignment": featviz.align(a, b, x, method="zipit", data=[images(20, 1)]),
-        "ManyAlignment": featviz.align_many([a, b], x),
+        "ManyAlignment": featviz.align_many([a, b], x, data=[images(20, 1)]),
         "PermutationGroups": alignment.groups,
         "Fates": fates,
         "LayerFates": fates["bn1"],
