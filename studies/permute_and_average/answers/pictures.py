@@ -33,7 +33,8 @@ def answer(records: list[Record]) -> Answer:
         ])  # fmt: skip
     findings = (
         Finding(
-            "The more A's unit and the merged unit have in common on images, the more A's picture excites the merged unit",
+            "The more A's unit and the merged unit have in common on images, the more A's picture excites the "
+            "merged unit",
             "rank correlation within layers beyond two standard errors of chance",
             {
                 record["title"]: rank > 2 / np.sqrt(len(record["pictures"]))
@@ -53,8 +54,9 @@ def answer(records: list[Record]) -> Answer:
     )
     control = (
         "A picture's score on its own unit is what was optimised; the score on another network is not. Units were "
-        "not chosen: they are the first of their layers. What would refute it: ranks within two standard errors of "
-        "0."
+        "not chosen: they are the first of their layers. Where a merge keeps all units, or none, there is no "
+        "order that pictures could tell. What would refute the finding: a merge with kept and lost units and a "
+        "rank within two standard errors of 0."
     )
     return Answer(
         "pictures", "Do the pictures agree with the numbers, and where do they mislead?", findings, text, control,
