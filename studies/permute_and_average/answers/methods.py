@@ -51,7 +51,7 @@ def answer(records: list[Record]) -> Answer:
             },
         ),
         Finding(
-            "CCA keeps A at the expense of B",
+            "By CCA A's units survive as single units, and B's do not",
             "A's units survive better than B's by more than .1, and by less than .1 with every other method",
             {record["title"]: _leans(record) for record in several if "cca" in methods_of(record)},
             surprising=True,
@@ -68,9 +68,11 @@ def answer(records: list[Record]) -> Answer:
         + _near_a(several)
     )
     control = (
-        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature "
-        "only beyond that. The *unaligned* average is repaired too: what is left of A where nothing was matched. "
-        "What would refute the surprise: CCA with as much of B as of A."
+        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature only beyond "
+        "that. The *unaligned* average is repaired too: what is left of A where nothing was matched. CCA merges in A's basis, "
+        "into which it turns B's units as combinations: what single units of B detect may still be there as a combination of "
+        "merged units, which this measure does not see. What would refute the surprise: CCA with as many single units of B as "
+        "of A."
     )
     return Answer(
         "methods", QUESTION, findings, text, control,
