@@ -22,6 +22,7 @@ from featviz.atlases.prepare import (
 from featviz.atlases.store import AtlasStore
 from featviz.config import AtlasConfig, MergeConfig, RenderConfig
 from featviz.data import Data
+from featviz.errors import RenderError
 from featviz.files import check_writable
 from featviz.matching.alignment import Alignment
 from featviz.rendering import ordinary_modes, resolve_device
@@ -102,13 +103,14 @@ def atlas(
     alignment = shared_alignment(networks / "alignment.safetensors", a, b, alignment, method, data, config)
     planned = planned_layers(a.model, alignment, layers)
     merged = shared_merge(networks / "merged.safetensors", a, b, alignment, merged, repair, data)
-    on_path = {
-        f"weight {weight:g}": shared_merge(
-            networks / f"weight-{weight:g}.safetensors", a, b, alignment, None, repair, data, weight
-        )
-        for weight in path
-    }
-    subjects = subjects_of(a, b, merged, alignment, {**(also or {}), **on_path})
+    further = dict(also or {})
+    for weight in map(float, path):
+        name = f"weight {weight}"
+        if name in further:
+            raise RenderError(f"there are two subjects {name!r}: give every weight of the path once.")
+        kept_merge = networks / f"weight-{weight}.safetensors"
+        further[name] = shared_merge(kept_merge, a, b, alignment, None, repair, data, weight)
+    subjects = subjects_of(a, b, merged, alignment, further)
     identity = Identity(
         {name: digest(subject.model) for name, subject in subjects.items()},
         {name: input_normalization(subject, config).record() for name, subject in subjects.items()},

@@ -20,7 +20,7 @@ from featviz.atlases.chunk import Chunk, read_chunk
 from featviz.atlases.items import ItemRenderer, pictures_of
 from featviz.atlases.page import block_of, page_of
 from featviz.atlases.plan import Item
-from featviz.errors import AtlasError, OutputError, UnitError
+from featviz.errors import AtlasError, OutputError, RenderError, UnitError
 from featviz.weights.checks import digest
 
 
@@ -290,3 +290,5 @@ def test_an_atlas_shows_the_path_from_a_to_b(tmp_path):
     make(tmp_path, (a, b), layers="bn2:0-1", alignment=alignment, path=[0.25, 0.75])  # the same atlas
     with pytest.raises(AtlasError):
         make(tmp_path, (a, b), layers="bn2:0-1", alignment=alignment, path=[0.5])
+    with pytest.raises(RenderError, match=r"two subjects 'weight 0\.5'"):
+        make(tmp_path / "other", (a, b), layers="bn2:0-1", alignment=alignment, path=[0.5, 0.5])
