@@ -7,6 +7,7 @@ The caller puts the reason into a sentence of its own, with the path and the rem
 """
 
 import json
+import math
 import os
 import stat
 import zipfile
@@ -39,7 +40,7 @@ def read_json(path: str | Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        ValueError: as `check_file`; it is no JSON, or its values are nested too deeply.
+        ValueError: as `check_file` and `json_value`.
         OSError: it cannot be read.
     """
     check_file(path, MOST_BYTES)
@@ -50,12 +51,20 @@ def json_value(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or its values are nested too deeply.
+        ValueError: it is no JSON, its values are nested too deeply, or a number in it is not finite.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    """NaN and infinite numbers are no JSON, though Python's reader takes them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} in it is not finite")
+    return value
 
 
 @contextmanager

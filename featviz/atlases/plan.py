@@ -14,6 +14,7 @@ from typing import Any
 
 from featviz.config import IMAGES, AtlasConfig
 from featviz.errors import AtlasError
+from featviz.reading import json_value
 
 FORMAT = "featviz.atlas"
 VERSION = 1  # of the files; another one is not read
@@ -174,8 +175,8 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         AtlasError: it is none.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = json_value(text)
+    except ValueError as error:
         raise AtlasError(f"{what} is no JSON ({str(error)[:80]}): it is damaged.") from error
     if not isinstance(found, dict):
         raise AtlasError(f"{what} holds no JSON object: it is damaged.")

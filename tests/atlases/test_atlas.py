@@ -254,6 +254,16 @@ def test_threads_may_make_two_atlases_at_once(complete, tmp_path):
     assert files(tmp_path / "x") == files(tmp_path / "y") == files(complete)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_an_atlas_with_a_number_that_is_none_is_damaged(tmp_path, number):
+    store = make(tmp_path, layers="bn2:0")
+    path = tmp_path / "atlas.json"
+    path.write_text(path.read_text().replace('"lr": null', f'"lr": {number}'))
+    assert number in path.read_text()
+    with pytest.raises(AtlasError, match=r"atlas\.json is no JSON"):
+        featviz.AtlasStore.open(store.folder)
+
+
 def test_a_chunk_is_the_same_after_writing_and_reading():
     chunk = Chunk([{"unit": 3, "name": "<script>"}], {"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
     data = chunk.to_bytes()
