@@ -5,7 +5,7 @@ What is random or costly is made once and published: every process that joins, n
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,8 +99,27 @@ def shared_merge(
     return as_subject(merged, "merged")
 
 
+def merges_on_path(
+    folder: Path,
+    a: Subject,
+    b: Subject,
+    alignment: Alignment,
+    weights: Sequence[float],
+    repair: str,
+    data: Data | None,
+) -> list[tuple[str, Subject]]:
+    """Merges at these weights of B with their names, the folder's or new ones; see `shared_merge`."""
+    return [
+        (
+            f"weight {weight}",
+            shared_merge(folder / f"weight-{weight}.safetensors", a, b, alignment, None, repair, data, weight),
+        )
+        for weight in map(float, weights)
+    ]
+
+
 def subjects_of(
-    a: Subject, b: Subject, merged: Subject, alignment: Alignment, also: Mapping[str, nn.Module | Subject]
+    a: Subject, b: Subject, merged: Subject, alignment: Alignment, further: Iterable[tuple[str, nn.Module | Subject]]
 ) -> dict[str, Subject]:
     """The columns: A, B' and the merged network, or the original B where units are combined; then further ones.
 
@@ -110,9 +129,11 @@ def subjects_of(
     linear = isinstance(alignment, LinearAlignment)
     second = b if linear else replace(b, name="B'", model=alignment.permute(b.model))
     subjects = {"A": a, "B" if linear else "B'": second, "merged": merged}
-    for name, model in also.items():
+    for name, model in further:
         if name in subjects:
-            raise RenderError(f"also names {name!r}, which is a subject already: give it another name.")
+            raise RenderError(
+                f"there are two subjects {name!r}: give each another name, and every weight of the path once."
+            )
         subjects[name] = without_compilation(as_subject(model, name))
     return subjects
 

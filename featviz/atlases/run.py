@@ -13,6 +13,7 @@ from featviz.atlases.plan import Identity, Item, plain, shard_of
 from featviz.atlases.prepare import (
     alignment_digest,
     layers_asked,
+    merges_on_path,
     planned_layers,
     shared_alignment,
     shared_merge,
@@ -22,7 +23,6 @@ from featviz.atlases.prepare import (
 from featviz.atlases.store import AtlasStore
 from featviz.config import AtlasConfig, MergeConfig, RenderConfig
 from featviz.data import Data
-from featviz.errors import RenderError
 from featviz.files import check_writable
 from featviz.matching.alignment import Alignment
 from featviz.rendering import ordinary_modes, resolve_device
@@ -103,14 +103,8 @@ def atlas(
     alignment = shared_alignment(networks / "alignment.safetensors", a, b, alignment, method, data, config)
     planned = planned_layers(a.model, alignment, layers)
     merged = shared_merge(networks / "merged.safetensors", a, b, alignment, merged, repair, data)
-    further = dict(also or {})
-    for weight in map(float, path):
-        name = f"weight {weight}"
-        if name in further:
-            raise RenderError(f"there are two subjects {name!r}: give every weight of the path once.")
-        kept_merge = networks / f"weight-{weight}.safetensors"
-        further[name] = shared_merge(kept_merge, a, b, alignment, None, repair, data, weight)
-    subjects = subjects_of(a, b, merged, alignment, further)
+    on_path = merges_on_path(networks, a, b, alignment, path, repair, data)
+    subjects = subjects_of(a, b, merged, alignment, [*(also or {}).items(), *on_path])
     identity = Identity(
         {name: digest(subject.model) for name, subject in subjects.items()},
         {name: input_normalization(subject, config).record() for name, subject in subjects.items()},

@@ -46,13 +46,16 @@ def receptive_field(extractor: FeatureExtractor, layer: str, position: tuple[int
     Raises:
         RenderError: no pixel changes them (a layer of constants, or one that is off on random images).
     """
-    return receptive_fields(extractor, layer, [position])[position]
+    found = receptive_fields(extractor, layer, [position])
+    if not found:
+        raise RenderError(f"no pixel changes {layer} at {position}: take a layer before a ReLU, or canvas='full'.")
+    return found[position]
 
 
 def receptive_fields(
     extractor: FeatureExtractor, layer: str, positions: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], ReceptiveField]:
-    """`receptive_field` of several positions, from one forward pass."""
+    """`receptive_field` of several positions, from one forward pass; those that no pixel changes are left out."""
     images = _random_images(extractor, RANDOM_IMAGES).requires_grad_()
     activation = extractor(images, precise=True)[layer]
     fields = {}
@@ -61,9 +64,8 @@ def receptive_fields(
         (gradient,) = torch.autograd.grad(at_position.abs().sum(), images, retain_graph=True)
         nonzero = gradient.abs().amax((0, 1)) > 0
         rows, columns = nonzero.any(1).nonzero().flatten(), nonzero.any(0).nonzero().flatten()
-        if not len(rows):
-            raise RenderError(f"no pixel changes {layer} at {position}: take a layer before a ReLU, or canvas='full'.")
-        fields[position] = ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        if len(rows):
+            fields[position] = ReceptiveField(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
     return fields
 
 

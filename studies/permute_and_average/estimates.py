@@ -125,11 +125,6 @@ def explained(columns: dict[str, Any]) -> tuple[Floats, Floats]:
     return plain, np.where(1 - c**2 < 1e-3, plain, np.clip(mix, plain, 1))
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
-
-
 def told(value: float) -> str:
     """Two digits; a dash for what is no number."""
     return f"{value:.2f}".replace("-0.00", "0.00") if np.isfinite(value) else "-"

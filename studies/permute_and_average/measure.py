@@ -3,12 +3,11 @@
 The folder keeps alignments, each step's figures and an atlas of the units that are rendered, so that a study that was stopped
 goes on where it was. Steps:
 
-    align      B in A's basis by every method
-    accuracy   of the parents and of every merge
+    accuracy   of the parents and of every merge, for which B is matched by every method
     fates      of all units: repaired (with controls), unrepaired, and matched by weights
     nearest    for every unit of A and of B': the most similar unit of every merge, of the other parent, and of controls
     kinds      sparsity and class selectivity of A's units
-    atlas      pictures of some units of every layer, with their evidence
+    pictures   of some units of a few layers, an atlas with its evidence and its page
 """
 
 import json
@@ -31,6 +30,7 @@ from featviz.weights.checks import digest
 
 log = logging.getLogger("study")
 PATH = (0.25, 0.75)  # weights of B, beside 0, 1/2 and 1
+QUALITY = "draft"  # of the pictures
 FATE_COLUMNS = {  # by what is merged
     "": ("agreement", "fidelity", "correlation A", "correlation B'", "verdict", "score", "unaligned A", "random A"),
     "unrepaired ": ("fidelity", "variance"),
@@ -49,7 +49,6 @@ class Study:
     folder: Path
     rendered: int = 8
     layers_shown: int = 6
-    quality: str = "draft"
 
     def record(self) -> dict[str, Any]:
         """Everything that was measured, ready for JSON; what is missing is measured first."""
@@ -122,7 +121,7 @@ class Study:
         settings = {
             "networks": [digest(subject.model) for subject in (self.pair.a, self.pair.b)],
             "images": [sum(len(x) for x, _ in part) for part in (self.pair.calibration, self.pair.measured)],
-            "rendered": [self.rendered, self.layers_shown, self.quality],
+            "rendered": [self.rendered, self.layers_shown, QUALITY],
         }
         path = self.folder / "settings.json"
         if path.exists() and json.loads(path.read_text()) != settings:
@@ -162,14 +161,16 @@ class Study:
     def _nearest(self) -> dict[str, Any]:
         layers: dict[str, dict[str, Any]] = {}
         for name, parent, other in (("A", self.pair.a, self.b_permuted), ("B'", self.b_permuted, self.pair.a)):
-            others = {"other parent": other, **self.merges}
+            others = {"other parent": other} | {
+                merge: net for merge, net in self.merges.items() if merge != "unrepaired"
+            }
             found = featviz.nearest_units(parent, others, self.pair.layers, data=self.pair.measured)
             for merge, by_layer in found.items():
                 for layer, units in by_layer.items():
                     columns = layers.setdefault(layer, {})
                     if merge.startswith("path"):
                         columns[f"{merge} {name}"] = _short(units.own)
-                    elif merge != "unrepaired":
+                    else:
                         columns[f"nearest {name} in {merge}"] = _short(units.correlation)
         return {"layers": layers}
 
@@ -201,7 +202,7 @@ class Study:
         store = featviz.atlas(
             self.pair.a, self.pair.b, self.folder / "atlas", [f"{layer}:0-{self.rendered - 1}" for layer in layers],
             alignment=self.alignments[self.main], merged=self.merges[self.main], data=self.pair.measured, exemplars=4,
-            config=featviz.RenderConfig(size=max(64, self.pair.size), quality=self.quality),
+            config=featviz.RenderConfig(size=max(64, self.pair.size), quality=QUALITY),
         )  # fmt: skip
         featviz.page(self.folder / "atlas")
         return store

@@ -30,7 +30,6 @@ from featviz.errors import near_names
 Batch = tuple[Tensor, Tensor]
 CALIBRATION = 2000  # training images for matching and repair
 MEASURED = 1000  # test images
-ACCURACY = 5000
 
 
 @dataclass(frozen=True)
@@ -152,11 +151,7 @@ def _mobilenet(folder: Path, images: int) -> Pair:
     )
     measured = measured[: max(1, images // 50)]
     name = "public-mobilenet"
-    methods = (
-        "activations",
-        "weights",
-        "zipit",
-    )  # a depthwise kernel has no linear combination of channels, as CCA makes
+    methods = ("activations", "weights", "zipit")  # CCA combines channels, which a depthwise kernel cannot
     return Pair(name, TITLES[name], a, b, calibration, measured, measured, 128, methods=methods)
 
 

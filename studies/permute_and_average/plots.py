@@ -1,47 +1,53 @@
-"""Figures of several panels, written as PNG."""
+"""Figures of several panels: titles with what draws each -> a PNG."""
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from estimates import Record
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from featviz.gallery.plots import COLORS, new_figure, save_figure
 
 PER_LINE = 4
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")  # Okabe & Ito 2008
+SQUARE = (3.2, 2.9)  # of a panel, with room for what stands around it
 
 
-def new_figure(count: int, size: tuple[float, float] = (3.2, 2.5), share: bool = True) -> tuple[Any, list[Any]]:
-    """A figure with `count` panels, four in a line."""
-    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLORS)
-    columns = min(count, PER_LINE)
-    lines = -(-count // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(size[0] * columns, size[1] * lines), squeeze=False, sharey=share, layout="constrained"
-    )
-    panels = list(axes.flat)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=7)
-    for panel in panels[count:]:
-        panel.axis("off")
-    return figure, panels
+def draw_pairs(path: Path, records: Sequence[Record], draw: Callable[[Record, Any], None], **more: Any) -> None:
+    """A panel for each pair of networks, by `draw(record, axes)`; for `more` see `draw_panels`."""
+    draw_panels(path, {record["title"]: partial(draw, record) for record in records}, **more)
 
 
-def save(figure: Any, panels: list[Any], count: int, path: Path, legend: bool = True) -> None:
-    """Write the figure with one legend above its panels."""
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = 2 * min(count, PER_LINE)
+def draw_panels(
+    path: Path,
+    panels: Mapping[str, Callable[[Any], None]],
+    x: str = "",
+    y: str = "",
+    size: tuple[float, float] = (3.2, 2.5),
+    legend: bool = True,
+) -> None:
+    """Panels in lines of four, with one vertical axis, and one legend above them.
+
+    Args:
+        panels: title -> what draws on the panel's axes.
+        x, y: what the axes mean. size: of a panel, width and height in inches. legend: whether the first panel's is shown.
+    """
+    columns = min(len(panels), PER_LINE)
+    lines = -(-len(panels) // columns)
+    whole = (size[0] * columns, size[1] * lines)
+    figure, grid = new_figure(lines, columns, whole, squeeze=False, sharey=True)
+    for axes, (title, draw) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_prop_cycle(color=COLORS)
+        draw(axes)
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
     if legend and handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside upper center",
-            ncols=min(columns, len(labels)),
-            frameon=False,
-            fontsize=8,
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        place = "outside upper center"
+        figure.legend(handles, labels, loc=place, ncols=min(2 * columns, len(labels)), frameon=False, fontsize=8)
+    save_figure(figure, path)

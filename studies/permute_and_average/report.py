@@ -6,8 +6,8 @@ from typing import Any
 
 from answers import QUESTIONS
 from answers.answer import Answer, Finding
-from estimates import Record, table
-from measures.report import sources
+from estimates import Record
+from measures.report import markdown, sources
 from pairs import ABOUT
 
 INTRODUCTION = """# What permuting and averaging does to features
@@ -118,7 +118,7 @@ def _pairs(records: list[Record]) -> str:
         "Accuracy of the parents and of the repaired merges at 1/2 by four methods of matching, and what was "
         "measured. *Not permuted*: where both come from one base there is nothing to match. *Unrepaired*: the "
         "main merge.\n\n"
-    ) + table(head, rows)
+    ) + markdown(head, rows)
 
 
 STEPS = {
@@ -132,6 +132,4 @@ STEPS = {
 
 def _seconds(records: list[Record]) -> str:
     rows = [[record["title"], *(f"{seconds:.0f}" for seconds in record["seconds"].values())] for record in records]
-    names = list(records[0]["seconds"])
-    names = [STEPS[name] for name in names]
-    return "Seconds of the steps:\n\n" + table(["pair", *names], rows)
+    return "Seconds of the steps:\n\n" + markdown(["pair", *(STEPS[name] for name in records[0]["seconds"])], rows)

@@ -46,12 +46,19 @@ def test_odd_values_are_refused_in_one_sentence(pair, source, more):
     assert len(str(caught.value)) < 2000
 
 
-@pytest.mark.parametrize("changed", [{"digest_a": 5}, {"method": None}, {"seed": float("inf")}])
-def test_a_header_of_another_type_is_refused(changed, pair, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"digest_a": 5}, "states|incomplete"),
+        ({"method": None}, "states|incomplete"),
+        ({"seed": float("inf")}, "the number Infinity in it is not finite"),
+    ],
+)
+def test_a_header_of_another_type_is_refused(changed, told, pair, tmp_path):
     featviz.write_permutations(featviz.align(*pair, EXAMPLE), pair[1], tmp_path / "p.json")
     content = json.loads((tmp_path / "p.json").read_text())
     (tmp_path / "p.json").write_text(json.dumps(content | changed))
-    with pytest.raises(AlignmentError, match=r"states|incomplete|not finite"):
+    with pytest.raises(AlignmentError, match=told):
         featviz.read_permutations(tmp_path / "p.json", *pair, EXAMPLE)
 
 

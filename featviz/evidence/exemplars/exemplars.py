@@ -169,29 +169,23 @@ class Exemplars:
     def fields(
         self, layer: str, subject: str, positions: Sequence[tuple[int, ...]]
     ) -> dict[tuple[int, ...], ReceptiveField]:
-        """The pixels that a layer's units see at some positions; all pixels where that cannot be measured, which is logged.
-
-        Networks that are made of the same modules see the same: it is measured in the first of them.
-        """
-        first = next(name for name in self.subjects if self._structures[name] == self._structures[subject])
-        known = self._fields.setdefault((layer, first), {})
+        """The pixels that a layer's units see at some positions; all pixels where that cannot be measured, which is logged."""
+        known = self._fields.setdefault((layer, subject), {})
+        missing = [(position[0], position[1]) for position in {*positions} - {*known} if len(position) == 2]
         height, width = self.report.image_shape[-2:]
         whole = ReceptiveField(0, 0, height, width)
-        missing = [(position[0], position[1]) for position in {*positions} - {*known} if len(position) == 2]
         if missing:
             config = RenderConfig(size=(height, width), precision="float32")
             try:
-                extractor = FeatureExtractor(self.subjects[first], (layer,), config)
-                known |= receptive_fields(extractor, layer, missing)
+                known |= receptive_fields(FeatureExtractor(self.subjects[subject], (layer,), config), layer, missing)
             except FeatvizError as error:
-                log.info("the whole image stands for the receptive field of %s: %s", layer, error)
-                known |= dict.fromkeys(missing, whole)
+                log.info("the whole image stands for the receptive fields of %s: %s", layer, error)
+            for position in {*missing} - {*known}:
+                log.info(
+                    "the whole image stands for the receptive field of %s at %s: no pixel changes it.", layer, position
+                )
+                known[position] = whole
         return {position: known.get(position, whole) for position in positions}
-
-    @cached_property
-    def _structures(self) -> dict[str, str]:
-        """Subject -> its modules with their kernels and strides, as torch prints them."""
-        return {name: f"{type(subject.model)} {subject.model}" for name, subject in self.subjects.items()}
 
     def crops(self, data: Data, layer: str, units: Sequence[int]) -> dict[tuple[str, int], list[Tensor]]:
         """(subject, unit) -> for each exemplar the part of the image that the unit sees, (channels, h, w).

@@ -1,10 +1,11 @@
 """Does fidelity fall with depth, with narrow widths, without norms?"""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, table, thirds, told
-from plots import new_figure, save
+from estimates import Record, column, depths, layer_means, layers_of, mean_of, over_layers, rank, thirds, told
+from measures.report import markdown
+from plots import draw_pairs
 
 from answers.answer import Answer, Finding
 
@@ -52,7 +53,7 @@ def answer(records: list[Record]) -> Answer:
         "Mean fidelity of the repaired merge, and mean agreement of the parents, by thirds of the layers; *falls*: "
         "rank correlation of a layer's place with its mean fidelity; *gap*: accuracy of the parents' mean minus "
         "that of the merge.\n\n"
-        + table(
+        + markdown(
             ["pair", "A / B, %", "merge", "gap", "f first", "middle", "last", "falls", "c first", "middle", "last"],
             rows,
         )
@@ -68,7 +69,7 @@ def answer(records: list[Record]) -> Answer:
         "depth", "Does fidelity fall with depth, with narrow widths, without norms?", findings, text, control,
         "Mean fidelity (solid) and agreement (dotted) of the units of each layer, by depth; bands: a standard error "
         "of the units.",
-        lambda path: draw(records, path),
+        lambda path: draw_pairs(path, records, _draw, x="depth of the layer"),
     )  # fmt: skip
 
 
@@ -106,18 +107,12 @@ def _blocks(records: list[Record]) -> str:
     )
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records))
-    for axes, record in zip(panels, records, strict=False):
-        for name, line in (("fidelity", "-"), ("agreement", ":")):
-            columns = [column(found, name) for found in layers_of(record).values()]
-            means = np.array([mean_of(values) for values in columns])
-            errors = np.array([np.nanstd(values) / np.sqrt(max(1, np.isfinite(values).sum())) for values in columns])
-            (drawn,) = axes.plot(depths(record), means, line, label=name)
-            axes.fill_between(
-                depths(record), means - errors, means + errors, alpha=0.25, color=drawn.get_color(), linewidth=0
-            )
-        axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(-0.2, 1.02)
-    figure.supxlabel("depth of the layer", fontsize=9)
-    save(figure, panels, len(records), path)
+def _draw(record: Record, axes: Any) -> None:
+    for name, line in (("fidelity", "-"), ("agreement", ":")):
+        columns = [column(found, name) for found in layers_of(record).values()]
+        means = np.array([mean_of(values) for values in columns])
+        errors = np.array([np.nanstd(values) / np.sqrt(max(1, np.isfinite(values).sum())) for values in columns])
+        (drawn,) = axes.plot(depths(record), means, line, label=name)
+        low, high, color = means - errors, means + errors, drawn.get_color()
+        axes.fill_between(depths(record), low, high, alpha=0.25, color=color, linewidth=0)
+    axes.set_ylim(-0.2, 1.02)

@@ -1,11 +1,14 @@
-"""What do the units that survive worst have in common?"""
+"""What do the units that are merged least faithfully have in common?"""
 
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-from estimates import Record, partial_rank_in_layers, rank_in_layers, table
-from plots import new_figure, save
+from estimates import Record, partial_rank_in_layers, rank_in_layers
+from measures.report import markdown
+from plots import draw_panels
 
 from answers.answer import Answer, Finding
+from featviz.gallery.plots import COLORS
 
 UNIVERSALITY = "nearest A in other parent"
 KINDS = {
@@ -42,39 +45,34 @@ def answer(records: list[Record]) -> Answer:
         ),
     )
     text = (
-        "Rank correlation with fidelity over the units of a layer, mean ± standard error over layers, of properties of A's "
-        "unit on test images: the share of its outputs above 0 (what a ReLU lets through), their standard deviation, class "
-        "selectivity behind a ReLU (Morcos et al. 2018), and *universality*, the correlation with the most similar unit of B, "
-        "whatever its number; *beyond agreement*: universality with agreement held fixed (partial rank correlation).\n\n"
-        + table(["pair", *KINDS.values(), "beyond agreement"], rows)
+        "Rank correlation with fidelity over the units of a layer, mean ± standard error over layers, of "
+        "properties of A's unit on test images: the share of its outputs above 0 (what a ReLU lets through), "
+        "their standard deviation, class selectivity behind a ReLU (Morcos et al. 2018), and *universality*, the "
+        "correlation with the most similar unit of B, whatever its number; *beyond agreement*: universality with "
+        "agreement held fixed (partial rank correlation).\n\n"
+        + markdown(["pair", *KINDS.values(), "beyond agreement"], rows)
     )
     control = (
-        "Depth and receptive field are the same for all units of a layer, so that nothing here is an effect of depth (question "
-        "4). What would refute a finding: pairs with the opposite sign."
+        "Depth and receptive field are the same for all units of a layer, so that nothing here is an effect of "
+        "depth (question 4). What would refute a finding: pairs with the opposite sign."
     )
     return Answer(
         "kinds", "What do the units that are merged least faithfully have in common?", findings, text, control,
-        "Rank correlation of properties of A's units with the fidelity of the merged unit; bars: a standard error over layers.",
-        lambda path: draw(records, path),
+        "Rank correlation of properties of A's units with the fidelity of the merged unit; bars: a standard error "
+        "over layers.",
+        lambda path: draw_panels(
+            path, {label: partial(_draw, records, kind) for kind, label in KINDS.items()},
+            x="rank correlation with fidelity", size=(2.4, 2.6),
+        ),
     )  # fmt: skip
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(KINDS), (2.4, 2.6))
-    panels[0].invert_yaxis()  # shared by all
-    for axes, (kind, label) in zip(panels, KINDS.items(), strict=False):
-        found = [rank_in_layers(record, kind, "fidelity") for record in records]
-        axes.barh(
-            range(len(records)),
-            [one.mean for one in found],
-            xerr=[one.error for one in found],
-            height=0.6,
-            color="#56B4E9",
-        )
-        axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_yticks(range(len(records)), [record["title"] for record in records], fontsize=7)
-        axes.set_xlim(-0.7, 0.7)
-        axes.set_xticks((-0.5, 0, 0.5))
-        axes.set_title(label, fontsize=9)
-    figure.supxlabel("rank correlation with fidelity", fontsize=9)
-    save(figure, panels, len(KINDS), path, legend=False)
+def _draw(records: list[Record], kind: str, axes: Any) -> None:
+    found = [rank_in_layers(record, kind, "fidelity") for record in records]
+    means, errors = [one.mean for one in found], [one.error for one in found]
+    axes.barh(range(len(records)), means, xerr=errors, height=0.6, color=COLORS[4])
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_yticks(range(len(records)), [record["title"] for record in records])
+    axes.set_ylim(len(records) - 0.4, -0.6)  # the first pair above
+    axes.set_xlim(-0.7, 0.7)
+    axes.set_xticks((-0.5, 0, 0.5))

@@ -1,13 +1,15 @@
 """Do weight matching, activation matching, ZipIt and CCA keep different features?"""
 
 from itertools import combinations
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from estimates import Record, column, layers_of, mean_of, over_layers, rank, table
-from plots import new_figure, save
+from estimates import Record, column, layers_of, mean_of, over_layers, rank
+from measures.report import markdown
+from plots import draw_pairs
 
 from answers.answer import Answer, Finding, unanswered
+from featviz.gallery.plots import COLORS
 
 QUESTION = "Do the methods keep different features?"
 NAMES = {"activations": "activations", "weights": "weights", "zipit": "ZipIt", "cca": "CCA"}
@@ -23,7 +25,7 @@ def answer(records: list[Record]) -> Answer:
     rows, overlap = [], []
     for record in several:
         methods = methods_of(record)
-        kept = {name: [survival(record, parent, name) for parent in ("A", "B'")] for name in (*methods, *CONTROLS)}
+        kept = {name: [survival(record, parent, name) for parent in PARENTS] for name in (*methods, *CONTROLS)}
         ranks, shared = agreeing(record, methods)
         overlap.append(shared)
         lacking = over_layers([value for name in methods for value in worst_shared(record, name, "other parent")])
@@ -64,20 +66,20 @@ def answer(records: list[Record]) -> Answer:
         "*same quarter*: share of the worst quarter by one method that is in the worst quarter by another "
         "(chance: 25 %); *as in B*: the same of a method and of the other parent, the units of A that B lacks "
         "anyway. CCA cannot combine depthwise convolutions.\n\n"
-        + table(["pair", *NAMES.values(), *CONTROLS.values(), "alike", "same quarter", "as in B"], rows)
+        + markdown(["pair", *NAMES.values(), *CONTROLS.values(), "alike", "same quarter", "as in B"], rows)
         + _near_a(several)
     )
     control = (
-        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature only beyond "
-        "that. The *unaligned* average is repaired too: what is left of A where nothing was matched. CCA merges in A's basis, "
-        "into which it turns B's units as combinations: what single units of B detect may still be there as a combination of "
-        "merged units, which this measure does not see. What would refute the surprise: CCA with as many single units of B as "
-        "of A."
+        "*The other parent* is what two trainings share anyway (convergent learning): a merge keeps a feature "
+        "only beyond that. The *unaligned* average is repaired too: what is left of A where nothing was matched. "
+        "CCA merges in A's basis, into which it turns B's units as combinations: what single units of B detect "
+        "may still be there as a combination of merged units, which this measure does not see. What would refute "
+        "the surprise: CCA with as many single units of B as of A."
     )
     return Answer(
         "methods", QUESTION, findings, text, control,
         "Survival of the parents' units by method, mean over layers with standard errors; dark: A's units, light: B's.",
-        lambda path: draw(several, path),
+        lambda path: draw_pairs(path, several, _draw, y="survival", size=(3.6, 2.5)),
     )  # fmt: skip
 
 
@@ -113,6 +115,7 @@ def agreeing(record: Record, methods: list[str]):
 
 
 def worst_shared(record: Record, one: str, other: str) -> list[float]:
+    """By layer: the share of A's worst quarter of units in one network that is its worst quarter in the other, too."""
     found = []
     for columns in layers_of(record).values():
         kept = [column(columns, f"nearest A in {name}") for name in (one, other)]
@@ -137,22 +140,14 @@ def _near_a(records: list[Record]) -> str:
     )
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records))
-    for axes, record in zip(panels, records, strict=False):
-        names = [name for name in (*methods_of(record), *CONTROLS) if np.isfinite(survival(record, "A", name))]
-        for number, (parent, shade) in enumerate((("A", 1.0), ("B'", 0.5))):
-            found = [over_layers(_by_layer(record, parent, name)) for name in names]
-            axes.bar(
-                np.arange(len(names)) + 0.38 * number, [one.mean for one in found], 0.36, yerr=[one.error for one in found],
-                color="#0072B2", alpha=shade, label=f"units of {parent[0]}",
-            )  # fmt: skip
-        labels = [
-            {**NAMES, **CONTROLS}[name].replace("the other parent", "other\nparent").replace(" ", "\n")
-            for name in names
-        ]
-        axes.set_xticks(np.arange(len(names)) + 0.19, labels, fontsize=6)
-        axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(0, 1)
-    figure.supylabel("survival", fontsize=9)
-    save(figure, panels, len(records), path)
+def _draw(record: Record, axes: Any) -> None:
+    names = [name for name in (*methods_of(record), *CONTROLS) if np.isfinite(survival(record, "A", name))]
+    places = np.arange(len(names))
+    for number, parent in enumerate(PARENTS):
+        found = [over_layers(_by_layer(record, parent, name)) for name in names]
+        heights, errors = [one.mean for one in found], [one.error for one in found]
+        shade, label = 1 - 0.5 * number, f"units of {parent[0]}"
+        axes.bar(places + 0.38 * number, heights, 0.36, yerr=errors, color=COLORS[0], alpha=shade, label=label)
+    labels = [{**NAMES, **CONTROLS}[name].removeprefix("the ").replace(" ", "\n") for name in names]
+    axes.set_xticks(places + 0.19, labels)
+    axes.set_ylim(0, 1)

@@ -1,12 +1,14 @@
 """Is a merged unit a mean of its parents' features, or something new?"""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from estimates import Record, column, depths, explained, layers_of, mean_of, table, thirds, told
-from plots import COLORS, new_figure, save
+from estimates import Record, column, depths, explained, layers_of, mean_of, thirds, told
+from measures.report import markdown
+from plots import draw_pairs
 
 from answers.answer import Answer, Finding
+from featviz.gallery.plots import COLORS
 
 
 def answer(records: list[Record]) -> Answer:
@@ -34,7 +36,7 @@ def answer(records: list[Record]) -> Answer:
         "*Best mix*: how much more than the mean the regression on both units explains, in percent of what the "
         "mean explains, over all layers. *Own*: units that are closer to the mean of their own two parents than "
         "to that of any other two of the layer.\n\n"
-        + table(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own"], rows)
+        + markdown(["pair", "best mix", "mean, first", "new", "mean, middle", "new", "mean, last", "new", "own"], rows)
     )
     control = (
         "A network merged with itself is explained to 100 %, without a best mix. What would refute it: pairs "
@@ -44,7 +46,7 @@ def answer(records: list[Record]) -> Answer:
     return Answer(
         "mixture", "Is a merged unit a mean of its parents' features, or something new?", findings, text, control,
         "What explains the variance of merged units, by depth: their parents' mean, another mix of the two, neither.",
-        lambda path: draw(records, path),
+        lambda path: draw_pairs(path, records, _draw, x="depth of the layer", y="share of variance"),
     )  # fmt: skip
 
 
@@ -57,14 +59,8 @@ def shares(record: Record):
     return np.array(found).T
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records))
-    for axes, record in zip(panels, records, strict=False):
-        labels = ("the parents' mean", "another mix of both", "neither")
-        axes.stackplot(depths(record), *shares(record), labels=labels, colors=(COLORS[2], COLORS[1], "#BBBBBB"))
-        axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(0, 1)
-        axes.set_xlim(0, 1)
-    figure.supxlabel("depth of the layer", fontsize=9)
-    figure.supylabel("share of variance", fontsize=9)
-    save(figure, panels, len(records), path)
+def _draw(record: Record, axes: Any) -> None:
+    labels = ("the parents' mean", "another mix of both", "neither")
+    axes.stackplot(depths(record), *shares(record), labels=labels, colors=(COLORS[2], COLORS[5], "#BBBBBB"))
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, 1)

@@ -1,13 +1,16 @@
 """What happens to features along the path from A to B'?"""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from estimates import Floats, Record, column, layers_of, mean_of, table
-from plots import COLORS, new_figure, save
+from estimates import Floats, Record, column, layers_of, mean_of
+from measures.report import markdown
+from plots import draw_pairs
 
 from answers.answer import Answer, Finding
+from featviz.gallery.plots import COLORS
 
+PARENTS = ("A", "B'")
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -28,9 +31,9 @@ def answer(records: list[Record]) -> Answer:
         ),
     )
     text = (
-        "At weights 0 to 1 of B', repaired at each: mean correlation of merged units with A's; how much of what the weighted "
-        "mean of the two units (of equal variance) would have is reached, in percent, mean of both parents; and accuracy.\n\n"
-        + table(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
+        "At weights 0 to 1 of B', repaired at each: mean correlation of merged units with A's; how much of what "
+        "the weighted mean of the two units (of equal variance) would have is reached, in percent, mean of both "
+        "parents; and accuracy.\n\n" + markdown(["pair", *(f"weight {weight:g}" for weight in WEIGHTS)], rows)
     )
     control = (
         "At weight 0 the correlation is 1 and at weight 1 it is the parents' agreement, by construction. What would "
@@ -39,17 +42,17 @@ def answer(records: list[Record]) -> Answer:
     return Answer(
         "path", "What happens along the path?", findings, text, control,
         "Correlation of merged units with A's and B's along the path; dotted: the weighted mean of the two units.",
-        lambda path: draw(records, path),
+        lambda path: draw_pairs(path, records, _draw, x="weight of B'", y="correlation"),
     )  # fmt: skip
 
 
 def shares(record: Record) -> Floats:
     """(weight,) measured over expected correlation, mean of both parents."""
-    return np.mean([along(record, parent) / along(record, parent, expected=True) for parent in ("A", "B'")], axis=0)
+    return np.mean([along(record, parent) / along(record, parent, expected=True) for parent in PARENTS], axis=0)
 
 
 def along(record: Record, parent: str = "A", expected: bool = False) -> Floats:
-    """(weight,) mean over layers and units of the correlation with a parent's unit, measured or expected of the mean."""
+    """(weight,) mean over layers and units of the correlation with a parent's unit, measured or expected."""
     values = []
     for found in layers_of(record).values():
         c = column(found, "agreement")
@@ -72,22 +75,9 @@ def _of_mean(c: Floats, weight: float) -> Floats:
     return (other + weight * c) / np.sqrt(np.maximum(other**2 + weight**2 + 2 * weight * other * c, 1e-9))
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records))
-    for axes, record in zip(panels, records, strict=False):
-        for color, parent in zip(COLORS, ("A", "B'"), strict=False):
-            axes.plot(
-                WEIGHTS, along(record, parent), "o-", color=color, label=f"with {parent[0]}'s units", markersize=4
-            )
-            axes.plot(
-                WEIGHTS,
-                along(record, parent, expected=True),
-                ":",
-                color=color,
-                label=f"of the weighted mean, {parent[0]}",
-            )
-        axes.set_title(record["title"], fontsize=9)
-        axes.set_ylim(0, 1.03)
-    figure.supxlabel("weight of B'", fontsize=9)
-    figure.supylabel("correlation", fontsize=9)
-    save(figure, panels, len(records), path)
+def _draw(record: Record, axes: Any) -> None:
+    for color, parent in zip(COLORS, PARENTS, strict=False):
+        measured, expected = along(record, parent), along(record, parent, expected=True)
+        axes.plot(WEIGHTS, measured, "o-", color=color, label=f"with {parent[0]}'s units", markersize=4)
+        axes.plot(WEIGHTS, expected, ":", color=color, label=f"of the weighted mean, {parent[0]}")
+    axes.set_ylim(0, 1.03)

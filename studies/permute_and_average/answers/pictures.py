@@ -1,11 +1,11 @@
 """Do the pictures agree with the numbers, and where do they mislead?"""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from estimates import Record, column, layers_of, table, told
-from plots import new_figure, save
+from estimates import Record, column, layers_of, told
+from measures.report import markdown
+from plots import SQUARE, draw_pairs
 from scipy.stats import rankdata, spearmanr
 
 from answers.answer import Answer, Finding, unanswered
@@ -20,6 +20,7 @@ def answer(records: list[Record]) -> Answer:
     if not shown:
         return unanswered("pictures", QUESTION, "units that were rendered")
     rows, ranks = [], []
+    chance = {record["title"]: 2 / np.sqrt(len(transfers(record))) for record in shown}
     for record in shown:
         points = transfers(record)
         rank = within_layers(points)
@@ -28,7 +29,7 @@ def answer(records: list[Record]) -> Answer:
         missed = [point for point in points if point["transfer"] < WEAK and point["correlation"] > STRONG]
         values = np.array([point["transfer"] for point in points])
         rows.append([
-            record["title"], str(len(points)), told(np.median(values)), told(rank), told(2 / np.sqrt(len(points))),
+            record["title"], str(len(points)), told(np.median(values)), told(rank), told(chance[record["title"]]),
             _names(misled), _names(missed),
         ])  # fmt: skip
     findings = (
@@ -36,10 +37,7 @@ def answer(records: list[Record]) -> Answer:
             "The more A's unit and the merged unit have in common on images, the more A's picture excites the "
             "merged unit",
             "rank correlation within layers beyond two standard errors of chance",
-            {
-                record["title"]: rank > 2 / np.sqrt(len(record["pictures"]))
-                for record, rank in zip(shown, ranks, strict=True)
-            },
+            {record["title"]: rank > chance[record["title"]] for record, rank in zip(shown, ranks, strict=True)},
         ),
     )
     text = (
@@ -47,7 +45,7 @@ def answer(records: list[Record]) -> Answer:
         "does; both above the merged unit's mean on images. *Rank*: rank correlation of transfer with the two "
         "units' correlation on images, ranks taken within layers; beyond *2 s.e.* it is not chance. *Shows what is "
         f"not there*: transfer above {STRONG} at a correlation below {WEAK}; *hides what is there*: the reverse.\n\n"
-        + table(
+        + markdown(
             ["pair", "units", "median transfer", "rank", "2 s.e.", "shows what is not there", "hides what is there"],
             rows,
         )
@@ -61,7 +59,9 @@ def answer(records: list[Record]) -> Answer:
     return Answer(
         "pictures", "Do the pictures agree with the numbers, and where do they mislead?", findings, text, control,
         "Correlation of A's unit with the merged unit on images, and how strongly A's picture excites the merged unit.",
-        lambda path: draw(shown, path),
+        lambda path: draw_pairs(
+            path, shown, _draw, x="correlation on images", y="transfer of A's picture", size=SQUARE, legend=False
+        ),
     )  # fmt: skip
 
 
@@ -101,20 +101,12 @@ def _names(points: list[dict[str, Any]]) -> str:
     )
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records), (3.2, 2.9))
-    for axes, record in zip(panels, records, strict=False):
-        points = transfers(record)
-        for layer in dict.fromkeys(point["layer"] for point in points):
-            here = [point for point in points if point["layer"] == layer]
-            axes.scatter(
-                [point["correlation"] for point in here], [point["transfer"] for point in here], s=12, label=layer
-            )
-        axes.set_title(record["title"], fontsize=9)
-        axes.legend(fontsize=5, frameon=False, loc="lower right")
-        axes.axhline(STRONG, color="#BBBBBB", linewidth=0.6, zorder=0)
-        axes.axvline(WEAK, color="#BBBBBB", linewidth=0.6, zorder=0)
-        axes.set_xlim(-0.45, 1.05)
-    figure.supxlabel("correlation on images", fontsize=9)
-    figure.supylabel("transfer of A's picture", fontsize=9)
-    save(figure, panels, len(records), path, legend=False)
+def _draw(record: Record, axes: Any) -> None:
+    points = transfers(record)
+    for layer in dict.fromkeys(point["layer"] for point in points):
+        here = [point for point in points if point["layer"] == layer]
+        axes.scatter([point["correlation"] for point in here], [point["transfer"] for point in here], s=12, label=layer)
+    axes.legend(fontsize=5, frameon=False, loc="lower right")
+    axes.axhline(STRONG, color="#BBBBBB", linewidth=0.6, zorder=0)
+    axes.axvline(WEAK, color="#BBBBBB", linewidth=0.6, zorder=0)
+    axes.set_xlim(-0.45, 1.05)

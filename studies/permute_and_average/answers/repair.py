@@ -1,10 +1,11 @@
 """What does repair change, unit by unit?"""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, table, thirds, told
-from plots import new_figure, save
+from estimates import Record, column, depths, layer_means, layers_of, over_layers, rank, thirds, told
+from measures.report import markdown
+from plots import SQUARE, draw_pairs
 
 from answers.answer import Answer, Finding
 
@@ -42,7 +43,7 @@ def answer(records: list[Record]) -> Answer:
         "Accuracy in percent and mean fidelity, before → after the repair. *Own variance*: rank correlation, "
         "within layers, of the variance that a unit kept before the repair (over that of its parents' mean) with "
         "its gain in fidelity; *of layers*: the same between the means of layers.\n\n"
-        + table(
+        + markdown(
             ["pair", "accuracy", "fidelity, first third", "fidelity, last third", "own variance", "of layers"], rows
         )
         + "\n\nA repair scales and shifts units one by one, which changes no correlation in the layer itself: what a unit "
@@ -56,7 +57,7 @@ def answer(records: list[Record]) -> Answer:
         "repair", "What does repair change, unit by unit?", findings, text, control,
         "Fidelity of every unit before and after the repair; dark: first layers, light: last ones. Below the "
         "line: units that lose.",
-        lambda path: draw(records, path),
+        lambda path: draw_pairs(path, records, _draw, x="fidelity before", y="fidelity after the repair", size=SQUARE),
     )  # fmt: skip
 
 
@@ -66,18 +67,11 @@ def _gain_by_variance(columns: dict) -> float:
     )
 
 
-def draw(records: list[Record], path: Path) -> None:
-    figure, panels = new_figure(len(records), (3.2, 2.9))
-    for axes, record in zip(panels, records, strict=False):
-        axes.plot([-0.3, 1], [-0.3, 1], color="black", linewidth=0.6)
-        for columns, depth in zip(layers_of(record).values(), depths(record), strict=True):
-            before, after = column(columns, "unrepaired fidelity"), column(columns, "fidelity")
-            axes.scatter(
-                before, after, s=4, c=np.full(len(before), depth), cmap="viridis", vmin=0, vmax=1, linewidths=0
-            )
-        axes.set_title(record["title"], fontsize=9)
-        axes.set_xlim(-0.3, 1.02)
-        axes.set_ylim(-0.3, 1.02)
-    figure.supxlabel("fidelity before", fontsize=9)
-    figure.supylabel("fidelity after the repair", fontsize=9)
-    save(figure, panels, len(records), path, legend=False)
+def _draw(record: Record, axes: Any) -> None:
+    axes.plot([-0.3, 1], [-0.3, 1], color="black", linewidth=0.6)
+    for columns, depth in zip(layers_of(record).values(), depths(record), strict=True):
+        before, after = column(columns, "unrepaired fidelity"), column(columns, "fidelity")
+        color = np.full(len(before), depth)
+        axes.scatter(before, after, s=4, c=color, cmap="viridis", vmin=0, vmax=1, linewidths=0)
+    axes.set_xlim(-0.3, 1.02)
+    axes.set_ylim(-0.3, 1.02)
