@@ -22,7 +22,7 @@ def test_the_notebook_runs_on_a_small_part(cifar, tmp_path, monkeypatch):
 
 def test_the_notebook_is_kept_with_outputs_and_without_paths_of_a_machine():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    for cell in _code(notebook)[:-1]:
+    for cell in _code(notebook):
         assert cell.outputs, cell.source[:60]
         assert not any(output.output_type == "error" for output in cell.outputs)
     text = NOTEBOOK.read_text()
