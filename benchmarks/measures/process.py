@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a module's function, computed in a fresh Python process."""
+def in_own_process(function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
+    """The result of a module's function, computed in a fresh Python process.
+
+    Raises:
+        TimeoutError: it took more than `limit` seconds, and was killed.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        future = pool.submit(function, *arguments)
+        try:
+            return future.result(limit)
+        except TimeoutError:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def resident() -> int:

@@ -1,5 +1,5 @@
 """Measures of symmetry, in the order of the command's help."""
 
-from measures.symmetry import architectures, matching
+from measures.symmetry import architectures, matching, timm_families
 
-MEASURES = (architectures, matching)
+MEASURES = (architectures, matching, timm_families)

@@ -1,0 +1,116 @@
+"""Which families of timm featviz traces exactly: the smallest member of each, with random weights.
+
+    uv run python benchmarks/symmetry.py timm_families --keep
+
+A family is a module of timm (`timm.list_modules()`), its smallest member the one with the fewest parameters. Every network runs
+in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all groups
+together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told apart:
+tracing (the network runs once, every operator with its rule), solving (labels of coordinates to groups) and the proof (float64).
+"""
+
+import argparse
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import timm
+import torch
+from tqdm import tqdm
+
+from featviz.errors import FeatvizError
+from featviz.symmetry.discovery import private_copy
+from featviz.symmetry.permute import random_permutations
+from featviz.symmetry.propagation import propagate
+from featviz.symmetry.solve_groups import groups_of
+from featviz.symmetry.verification import randomise_constants, relative_error, verified
+from measures import process
+from measures.report import Record, markdown
+from measures.symmetry.architectures import pinned_units
+
+NAME = "timm_families"
+LIMIT = 300  # seconds for one network, import of torch and the check of the result included
+HEAD = (
+    *("family", "smallest member", "weights, M", "result", "error", "free units", "in blocks", "pinned"),
+    *("tracing, s", "solving, s", "proof, s", "peak MiB"),
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--families", nargs="+", choices=timm.list_modules(), default=timm.list_modules())
+
+
+def measure(args: argparse.Namespace) -> Record:
+    members = process.in_own_process(smallest_members, args.families)
+    cases = {}
+    for family in tqdm(args.families):
+        name, weights = members[family]
+        try:
+            case = process.in_own_process(_case, name, limit=LIMIT)
+        except TimeoutError:
+            case = {"result": f"not finished in {LIMIT} s"}
+        cases[family] = {"name": name, "weights": weights, **case}
+    return {"timm": timm.__version__, "families": cases}
+
+
+def smallest_members(families: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """Family -> its member with the fewest parameters, and their number; timm's own test networks (`test_*`) are left out.
+
+    No memory is taken for weights.
+    """
+    found = {}
+    for family in families:
+        sizes = {}
+        for name in timm.list_models(module=family, exclude_filters="test_*"):
+            with torch.device("meta"):
+                try:
+                    sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+                except (RuntimeError, NotImplementedError):  # its constructor computes with values
+                    continue
+        found[family] = min(sizes.items(), key=lambda item: item[1])
+    return found
+
+
+def _case(name: str) -> dict[str, object]:
+    """One network, in this process."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False).eval()
+    shape = model.default_cfg["input_size"]
+    x = torch.rand(1, *shape)
+    seconds = {}
+    try:
+        began = time.perf_counter()
+        trace = propagate(*private_copy(model, x, torch.float32), False)
+        seconds["tracing"] = time.perf_counter() - began
+        began = time.perf_counter()
+        groups = groups_of(trace)
+        seconds["solving"] = time.perf_counter() - began
+        began = time.perf_counter()
+        groups = verified(*private_copy(model, x, torch.float64), groups)
+        seconds["proof"] = time.perf_counter() - began
+        peak = process.peak_resident()
+        trial, inputs = private_copy(model, torch.rand(1, *shape), torch.float64)
+        randomise_constants(trial, torch.Generator().manual_seed(1))
+        error = relative_error(trial, inputs, groups, random_permutations(groups, np.random.default_rng(1)))
+    except FeatvizError as refusal:
+        return {"result": f"refused: {refusal}", "seconds": seconds, "peak_mib": process.peak_resident() / 2**20}
+    refused = [pin.parameter for pin in groups.pinned if "verification" in pin.reason]
+    result = "exact" if error < 1e-10 and not refused else "refused in part" if error < 1e-10 else "WRONG"
+    return {
+        "input": shape[-1], "result": result, "relative_error": error, "free": groups.free_units,
+        "in_blocks": sum(group.size for group in groups if group.axes and group.blocks > 1),
+        "pinned": pinned_units(model, groups), "refused": refused, "unknown": dict(groups.unknown),
+        "seconds": seconds, "peak_mib": peak / 2**20,
+    }  # fmt: skip
+
+
+def table(records: list[Record]) -> str:
+    rows = []
+    for family, row in records[0]["families"].items():
+        figures = [""] * 8
+        if "relative_error" in row:
+            counts = [f"{row[key]:,}" for key in ("free", "in_blocks", "pinned")]
+            figures = [f"{row['relative_error']:.0e}", *counts]
+            figures += [f"{row['seconds'][part]:.1f}" for part in ("tracing", "solving", "proof")]
+            figures += [f"{row['peak_mib']:,.0f}"]
+        rows.append([family, row["name"], f"{row['weights'] / 1e6:.1f}", row["result"], *figures])
+    return markdown(HEAD, rows)
