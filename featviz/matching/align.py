@@ -16,7 +16,7 @@ from featviz.errors import AlignmentError
 from featviz.matching.alignment import Alignment, LinearAlignment, PermutationAlignment
 from featviz.matching.assignment import Matching, check_permutations
 from featviz.matching.linear.combination import LinearCombination
-from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching.shared_parts import Rename, find_groups, groups_for_matching, module_names_in_b
 from featviz.subjects import Subject, as_subject
@@ -138,4 +138,4 @@ def scored_matching(problem: MatchingProblem, found: object) -> Matching:
     checked = check_permutations(problem.groups, perms, problem.method)
     if isinstance(found, Matching):
         return replace(found, perms=checked)
-    return score_by_weights(NormalizedWeights.of(problem), problem.groups, checked)
+    return score_by_weights(ComparedWeights.of(problem), problem.groups, checked)

@@ -48,18 +48,22 @@ def match_by_similarity(groups: PermutationGroups, similarity: Similarity) -> Ma
     return score_permutations(groups, perms, similarity)
 
 
-def assign(similarity: Floats, group: str) -> Index:
+def assign(similarity: NDArray[np.floating], group: str) -> Index:
     """The permutation with the largest summed similarity (linear assignment): row i of A gets column perm[i] of B.
+
+    Args:
+        similarity: (n, n), float32 or float64; sums are float64.
 
     Raises:
         AlignmentError: a similarity is NaN or infinite.
     """
-    if not np.isfinite(similarity).all():
+    cost = np.negative(similarity, dtype=np.float64)
+    if not np.isfinite(cost.sum()) and not np.isfinite(cost).all():
         raise AlignmentError(
             f"the units of group {group} cannot be compared: a similarity is not finite. "
             "Check both networks' weights, and the data, for NaN and infinities."
         )
-    return linear_sum_assignment(similarity, maximize=True)[1].astype(np.int64)
+    return linear_sum_assignment(cost)[1].astype(np.int64)
 
 
 def groups_of_units(family: Sequence[Group]) -> list[Group]:

@@ -29,10 +29,15 @@ def unit_rows(tensor: Tensor, axis: GroupAxis) -> Tensor:
     """(units, everything that each owns on this axis)."""
     flat = axis_first(tensor, axis)
     flat = flat.flatten(1) if flat.dim() > 1 else flat[:, None]
-    own = axis.index.reshape(-1)
-    if len(own) < len(flat) or (np.diff(own) != 1).any():  # most groups own a whole axis, in order
-        flat = flat[torch.from_numpy(own)]
+    if not owns_all_in_order(axis, len(flat)):
+        flat = flat[torch.from_numpy(axis.index.reshape(-1))]
     return flat.reshape(len(axis.index), -1)
+
+
+def owns_all_in_order(axis: GroupAxis, length: int) -> bool:
+    """Whether the group's units own all `length` indices of their axis, one unit after the other, as most groups do."""
+    own = axis.index.reshape(-1)
+    return len(own) == length and bool((np.diff(own) == 1).all())
 
 
 def combine_rows(tensor: Tensor, weights: Tensor, axis: GroupAxis) -> Tensor:

@@ -31,7 +31,7 @@ from featviz.matching.multi_network.c2m3 import (
     match_from_starts,
     permutation_matrices,
 )
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.problem import MatchingProblem
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.permute import permute_module
@@ -69,7 +69,7 @@ def over_pairs(models, groups, perms) -> float:
     total = 0.0
     for p, q in itertools.combinations(range(len(models)), 2):
         there = {name: perms[q][name][np.argsort(perm)] for name, perm in perms[p].items()}
-        total += NormalizedWeights(models[p], models[q], groups).objective(there)
+        total += ComparedWeights(models[p], models[q], groups).objective(there)
     return total
 
 
@@ -154,7 +154,7 @@ def test_three_networks_against_every_way_to_permute_them(seed):
     same = choices[0]
     tables = {}
     for p, q in itertools.combinations(range(3), 2):
-        pair = NormalizedWeights(models[p], models[q], groups)
+        pair = ComparedWeights(models[p], models[q], groups)
         tables[p, q] = np.array([pair.objective(choice) for choice in choices])
     number = {tuple(np.concatenate(list(choice.values()))): k for k, choice in enumerate(choices)}
     best = -np.inf

@@ -13,7 +13,7 @@ import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Matching, assign, scores_and_margins
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.weight_blocks import permuted_twice
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem
@@ -79,7 +79,7 @@ def test_no_permutation_of_a_tiny_network_beats_weight_matching():
     other = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     groups = permutation_groups(mlp, torch.rand(1, 3))
     matching = matched(mlp, other, groups, restarts=8)
-    weights = NormalizedWeights(mlp, other, groups)
+    weights = ComparedWeights(mlp, other, groups)
     names = [group.name for group in groups]
     orders = [np.array(order) for order in itertools.permutations(range(4))]
     best = max(weights.objective(dict(zip(names, pair, strict=True))) for pair in itertools.product(orders, repeat=2))
@@ -101,7 +101,7 @@ def test_a_group_on_two_axes_of_one_tensor_only_ever_raises_the_objective():
 
     a, b = seeded(Square, 0), seeded(Square, 1)
     groups = permutation_groups(a, torch.rand(1, 3))
-    weights = NormalizedWeights(a, b, groups)
+    weights = ComparedWeights(a, b, groups)
     (group,) = groups.groups
     assert permuted_twice(weights, [group]) == ["square.weight"]
     matching = matched(a, b, groups, restarts=4)

@@ -12,7 +12,7 @@ from torch import nn
 import featviz
 from featviz.config import AlignConfig
 from featviz.errors import AlignmentError
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.symmetry.discovery import permutation_groups
 from featviz.symmetry.permute import permute_module
 
@@ -58,7 +58,7 @@ def test_sinkhorn_never_loses_to_its_start_and_leaves_local_optima(seed):
     a, b = mlp(seed), mlp(seed + 100)
     found = featviz.align(a, b, torch.rand(1, 3), "sinkhorn", seed=seed, restarts=1)
     start = featviz.align(a, b, torch.rand(1, 3), "weights", seed=seed, restarts=1)
-    weights = NormalizedWeights(a, b, found.groups)
+    weights = ComparedWeights(a, b, found.groups)
     names = [group.name for group in found.groups]
     orders = [np.array(order) for order in itertools.permutations(range(4))]
     best = max(weights.objective(dict(zip(names, pair, strict=True))) for pair in itertools.product(orders, orders))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from networks import Cardinal, Depthwise, Heads, ResidualMLP, TinyResNet, random_permutations, seeded
 
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.symmetry.discovery import permutation_groups
 
@@ -32,7 +32,7 @@ def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name):
     make, example = NETWORKS[name]
     model_a, model_b = seeded(make, 0), seeded(make, 1)
     groups = permutation_groups(model_a, example)
-    weights = NormalizedWeights(model_a, model_b, groups)
+    weights = ComparedWeights(model_a, model_b, groups)
     followed = SimilarityCache(weights)
     perms: dict[str, np.ndarray] = {}
     for family in groups.families():  # placed one after the other, as a start does
@@ -50,7 +50,7 @@ def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name):
 def test_a_group_whose_neighbours_stay_has_not_changed():
     model_a, model_b = seeded(TinyResNet, 0), seeded(TinyResNet, 1)
     groups = permutation_groups(model_a, IMAGE)
-    cache = SimilarityCache(NormalizedWeights(model_a, model_b, groups))
+    cache = SimilarityCache(ComparedWeights(model_a, model_b, groups))
     perms = random_permutations(groups, 0)
     assert all(cache.similarity(group, perms)[1] for group in groups)
     assert not any(cache.similarity(group, perms)[1] for group in groups)

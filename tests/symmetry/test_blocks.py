@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import featviz
 from featviz.config import AlignConfig
 from featviz.matching.assignment import assign_blocks
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem
 from featviz.symmetry.discovery import permutation_groups
@@ -96,7 +96,7 @@ def test_no_allowed_permutation_beats_weight_matching(make):
     for seed in range(3):
         a, b = seeded(make, seed), seeded(make, seed + 10)
         groups = permutation_groups(a, torch.rand(IMAGE))
-        evidence = NormalizedWeights(a, b, groups)
+        evidence = ComparedWeights(a, b, groups)
         matching = match_weights(MatchingProblem("weights", (a, b), groups), AlignConfig(restarts=80))
         choices = []
         for family in groups.families():

@@ -32,7 +32,7 @@ from featviz.files import write_atomically
 from featviz.matching.alignment import Alignment, PermutationAlignment, check_digest
 from featviz.matching.alignment_file import CONVENTION
 from featviz.matching.exchange.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
-from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
 from featviz.matching.safetensors_arrays import read_arrays
 from featviz.reading import check_file, json_value, open_archive, read_json
 from featviz.symmetry.discovery import permutation_groups, private_copy
@@ -139,7 +139,7 @@ def read_permutations(
         )
     if left:
         warnings.warn(f"{where} states nothing for these groups, whose units stay: {', '.join(left)}.", stacklevel=2)
-    matching = score_by_weights(NormalizedWeights(model_a, model_b, groups), groups, perms)
+    matching = score_by_weights(ComparedWeights(model_a, model_b, groups), groups, perms)
     return PermutationAlignment(groups, method, seed, *digests, matching)
 
 

@@ -29,7 +29,7 @@ from featviz.matching.multi_network.alignment import Perms
 from featviz.matching.multi_network.match_many import match_weights
 from featviz.matching.permutation.baselines import identity
 from featviz.matching.permutation.doubly_stochastic import permutation_matrix, sinkhorn_normalize
-from featviz.matching.permutation.normalized_weights import normalized
+from featviz.matching.permutation.compared_weights import normalized
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import axes_by_parameter
 from featviz.symmetry.groups import GroupAxis, Index, PermutationGroups

@@ -19,7 +19,7 @@ from featviz.matching.assignment import Floats, assign_family, groups_of_units
 from featviz.matching.multi_network.alignment import Perms, relative_permutations
 from featviz.matching.permutation import weights as pair_weights
 from featviz.matching.permutation.baselines import identity
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
 from featviz.symmetry.groups import Group
@@ -139,13 +139,13 @@ def weight_objective(problem: MatchingProblem, perms: Sequence[Perms]) -> float:
     return _sum_over_pairs(_pairs_of_weights(problem), perms)
 
 
-def _pairs_of_weights(problem: MatchingProblem) -> dict[tuple[int, int], NormalizedWeights]:
+def _pairs_of_weights(problem: MatchingProblem) -> dict[tuple[int, int], ComparedWeights]:
     models = problem.models
     pairs = itertools.combinations(range(len(models)), 2)
-    return {(p, q): NormalizedWeights(models[p], models[q], problem.groups) for p, q in pairs}
+    return {(p, q): ComparedWeights(models[p], models[q], problem.groups) for p, q in pairs}
 
 
-def _sum_over_pairs(pairs: Mapping[tuple[int, int], NormalizedWeights], perms: Sequence[Perms]) -> float:
+def _sum_over_pairs(pairs: Mapping[tuple[int, int], ComparedWeights], perms: Sequence[Perms]) -> float:
     return sum(weights.objective(relative_permutations(perms[p], perms[q])) for (p, q), weights in pairs.items())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from featviz.config.matching_options import MethodOptions
 from featviz.matching.assignment import Floats, Matching, assign_family, groups_of_units, score_permutations
 from featviz.matching.permutation.coordinate_descent import place_progressively
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments
@@ -69,7 +69,7 @@ def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Sta
         else:
             unseen.append(family)
     by_weights = {group.name for family in unseen for group in family}
-    weights = NormalizedWeights.of(problem) if unseen else None
+    weights = ComparedWeights.of(problem) if unseen else None
     if weights is not None:
         perms = place_progressively(SimilarityCache(weights), unseen, perms)
 

@@ -9,6 +9,8 @@ rises.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from featviz.config.matching_options import WeightMatchingOptions
 from featviz.matching.assignment import assign
@@ -17,6 +19,7 @@ from featviz.matching.permutation.weight_blocks import best_block_permutations, 
 from featviz.symmetry.groups import Group, Index, PermutationGroups
 
 Perms = dict[str, Index]
+NEAR = 1e-5  # of the mean similarity of matched units: more than float32 products and sums are wrong by
 
 
 def coordinate_descent(
@@ -35,7 +38,7 @@ def coordinate_descent(
         for number in generator.permutation(len(families)):
             found = best_permutations(similarities, families[number], perms)
             gain = 0.0 if found is None else gain_of(similarities, families[number], perms, found)
-            if found is not None and gain > 0:
+            if found is not None and gain > torch.finfo(similarities.weights.dtype).eps * scale:
                 perms |= found
                 gained += gain
         if gained <= options.tolerance * scale:
@@ -51,7 +54,7 @@ def best_permutations(
         return best_block_permutations(similarities, family, perms)
     (group,) = family
     similarity, changed = similarities.similarity(group, perms)
-    return {group.name: assign(similarity.double().numpy(), group.name)} if changed else None
+    return {group.name: assign(similarity.numpy(), group.name)} if changed else None
 
 
 def gain_of(similarities: SimilarityCache, family: tuple[Group, ...], perms: Perms, found: Perms) -> float:
@@ -66,6 +69,39 @@ def gain_of(similarities: SimilarityCache, family: tuple[Group, ...], perms: Per
     similarity, _ = similarities.similarity(group, perms)
     new, old = (similarity[np.arange(group.size), order[group.name]].double().sum() for order in (found, perms))
     return float(new - old)
+
+
+def match_near_ties(similarities: SimilarityCache, groups: PermutationGroups, perms: Perms) -> Perms:
+    """Match again, in float64, units whose exchange changes the objective by less than float32 similarities can tell.
+
+    Args:
+        perms: where coordinate descent has ended. Groups in blocks, or on two axes of a parameter, stay as they are.
+    """
+    perms = dict(perms)
+    weights = similarities.weights
+    for family in groups.families():
+        if weights.dtype == torch.float64 or family[0].blocks > 1 or permuted_twice(weights, family):
+            continue
+        (group,) = family
+        similarity, _ = similarities.similarity(group, perms)
+        tied = _near_ties(similarity, perms[group.name])
+        if len(tied):
+            partners = perms[group.name][tied]
+            exact = weights.similarity_of(group, perms, tied, partners)
+            order = assign(exact, group.name)
+            if exact[np.arange(len(tied)), order].sum() > np.trace(exact):
+                perms[group.name] = perms[group.name].copy()
+                perms[group.name][tied] = partners[order]
+    return perms
+
+
+def _near_ties(similarity: Tensor, perm: Index) -> Index:
+    """The units of A that could exchange partners with another at a loss within the rounding of float32 similarities."""
+    matched = similarity[:, torch.from_numpy(perm)]
+    own = matched.diagonal().clone()
+    loss = own[:, None] + own - matched - matched.T
+    loss.fill_diagonal_(torch.inf)
+    return (loss.amin(1) < NEAR * own.abs().mean()).nonzero().flatten().numpy()
 
 
 def place_progressively(

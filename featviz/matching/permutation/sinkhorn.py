@@ -25,7 +25,7 @@ from featviz.matching.permutation.doubly_stochastic import (
     refuse_blocks,
     sinkhorn_normalize,
 )
-from featviz.matching.permutation.normalized_weights import NormalizedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem, Progress
@@ -45,7 +45,7 @@ def match_sinkhorn(problem: MatchingProblem, options: SinkhornOptions) -> Matchi
     """
     refuse_blocks(problem.groups, "method 'sinkhorn'")
     start = match_weights(replace(problem, method="weights", data=None, progress=None), options)
-    weights = NormalizedWeights.of(problem)
+    weights = ComparedWeights.of(problem)
     perms = dict(start.perms) | ascend(weights, dict(start.perms), options, problem.progress)
     generator = np.random.default_rng([problem.seed, options.restarts])
     perms = coordinate_descent(SimilarityCache(weights), problem.groups, perms, options, generator)
@@ -55,7 +55,7 @@ def match_sinkhorn(problem: MatchingProblem, options: SinkhornOptions) -> Matchi
 
 
 def ascend(
-    weights: NormalizedWeights, perms: dict[str, Index], options: SinkhornOptions, progress: Progress
+    weights: ComparedWeights, perms: dict[str, Index], options: SinkhornOptions, progress: Progress
 ) -> dict[str, Index]:
     """Gradient ascent by Adam from near some permutations; the permutations that are nearest to where it ends."""
     logits = {
@@ -77,9 +77,9 @@ def ascend(
     return nearest_permutations(matrices)
 
 
-def objective(weights: NormalizedWeights, matrices: Matrices) -> Tensor:
+def objective(weights: ComparedWeights, matrices: Matrices) -> Tensor:
     """Sum over parameters of <A, S B>."""
     total = torch.zeros((), dtype=torch.float64)
     for name, owners in weights.groups_on.items():
-        total = total + (weights.a[name] * averaged_parameter(weights.b[name], name, owners, matrices)).sum()
+        total = total + (weights.a[name] * averaged_parameter(weights.b[name].double(), name, owners, matrices)).sum()
     return total

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from featviz.matching.assignment import Floats, assign
-from featviz.matching.permutation.normalized_weights import NormalizedWeights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.unit_axes import unit_rows
 from featviz.symmetry.groups import Group, Index
@@ -59,7 +59,7 @@ def best_block_permutations(
     return {name: permutation_of_blocks(outer, orders[here, outer]) for name, orders in inner.items()}
 
 
-def permuted_twice(weights: NormalizedWeights, family: Sequence[Group]) -> list[str]:
+def permuted_twice(weights: ComparedWeights, family: Sequence[Group]) -> list[str]:
     """Parameters that a family permutes along two axes: there what one group gains depends on where the others are."""
     axes = {(axis.parameter, axis.axis) for group in family for axis in group.axes}
     names = [name for name, _ in axes]
@@ -67,7 +67,7 @@ def permuted_twice(weights: NormalizedWeights, family: Sequence[Group]) -> list[
 
 
 def _similarity_within_blocks(
-    weights: NormalizedWeights, group: Group, perms: Mapping[str, Index], outer: Index, parameters: Iterable[str]
+    weights: ComparedWeights, group: Group, perms: Mapping[str, Index], outer: Index, parameters: Iterable[str]
 ) -> Floats:
     """(blocks, m, m): inner products of the units of A's block j and of B's block `outer[j]`, over some parameters."""
     shape = (group.blocks, group.size // group.blocks, -1)
@@ -79,7 +79,7 @@ def _similarity_within_blocks(
 
 
 def _block_objective(
-    weights: NormalizedWeights, family: Sequence[Group], perms: Mapping[str, Index], parameters: Iterable[str]
+    weights: ComparedWeights, family: Sequence[Group], perms: Mapping[str, Index], parameters: Iterable[str]
 ) -> Floats:
     """(blocks,): the part of the objective of each block of A, over some parameters whose groups are all placed."""
     blocks = family[0].blocks
@@ -89,5 +89,5 @@ def _block_objective(
             continue
         axis = next(a for group in family for a in group.axes if a.parameter == name)
         rows = unit_rows(weights.a[name] * weights.permuted(name, perms), axis)
-        total += rows.reshape(blocks, -1).sum(1).numpy()
+        total += rows.reshape(blocks, -1).sum(1, dtype=torch.float64).numpy()
     return total
