@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from featviz.matching.multi_network.align_many import align_many as align_many
     from featviz.matching.multi_network.alignment import ManyAlignment as ManyAlignment
     from featviz.matching.problem import MatchingProblem as MatchingProblem
+    from featviz.matching.weight_objectives import WeightObjectives as WeightObjectives
+    from featviz.matching.weight_objectives import weight_objectives as weight_objectives
     from featviz.merging.barrier import LossBarrier as LossBarrier
     from featviz.merging.barrier import evaluate as evaluate
     from featviz.merging.barrier import loss_barrier as loss_barrier

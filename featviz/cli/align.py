@@ -89,6 +89,7 @@ def run(args: Namespace) -> None:
     from featviz.matching.align import align
     from featviz.matching.alignment import PermutationAlignment
     from featviz.matching.exchange.permutation_files import write_permutations
+    from featviz.matching.weight_objectives import weight_objectives
 
     model_a, model_b = inputs.networks(args)
     data = None if args.data is None else inputs.images(args, model_a, args.size)
@@ -113,6 +114,8 @@ def run(args: Namespace) -> None:
         return
     print(f"units of B that move: {alignment.moved_units} of {alignment.groups.free_units}")
     print("objective of each start: " + ", ".join(f"{value:.3f}" for value in alignment.matching.objectives))
+    both = weight_objectives(model_a, model_b, alignment)
+    print(f"inner product of the weights: plain {both.plain:.3f}, scale-free {both.scale_free:.3f}")
     print(f"{'group':32} {'units':>6} {'mean score':>11} {'mean margin':>12}")
     for group in alignment.groups:
         score, margin = alignment.scores[group.name].mean(), alignment.margins[group.name].mean()

@@ -115,6 +115,7 @@ def _flatten_groups(groups: PermutationGroups) -> tuple[Arrays, dict[str, Any]]:
         if units is not None:
             arrays[f"outputs/{number}"] = np.stack([units.group, units.element]).astype(np.int32)
     structure = {"groups": described, "sites": sites, "outputs": outputs, "unknown": dict(groups.unknown)}
+    structure["normalized"] = sorted(groups.normalized)
     return arrays, structure | {"pinned": [asdict(pin) for pin in groups.pinned]}
 
 
@@ -135,7 +136,8 @@ def _unflatten_groups(arrays: Arrays, structure: dict[str, Any]) -> PermutationG
         None if written is None else _layer_units(arrays[f"outputs/{number}"], *written)
         for number, written in enumerate(structure.get("outputs", ()))  # files of earlier versions have none
     )
-    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"], outputs)
+    normalized = frozenset(structure.get("normalized", ()))  # files of earlier versions have none
+    return PermutationGroups(tuple(groups), layers, reads, pinned, structure["unknown"], outputs, normalized)
 
 
 def _layer_units(array: np.ndarray, width: int, axis: int, reason: str = "") -> LayerUnits:

@@ -38,6 +38,8 @@ def check_groups(groups: PermutationGroups) -> None:
         plain = isinstance(pin.parameter, str) and isinstance(pin.reason, str)
         if not plain or not _is_whole(pin.axis, 0, MOST_AXES) or not _is_whole(pin.count, 0):
             raise ValueError(f"{shown(pin)} is no pinned axis")
+    if not all(isinstance(name, str) for name in groups.normalized):
+        raise ValueError(f"the parameters with normalized filters are called {shown(groups.normalized)}")
     if not _is_texts(groups.unknown):
         raise ValueError(f"the unknown operators are {shown(groups.unknown)}")
 

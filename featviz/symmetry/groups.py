@@ -84,6 +84,7 @@ class PermutationGroups:
         unknown: operator without a rule -> the module where it first occurred.
         outputs: the units of each tensor that the network returns (`free_outputs`); None where they are not along one
         axis.
+        normalized: names of the parameters whose filters (rows of axis 0) a batch norm rescales: their scale is arbitrary.
     """
 
     groups: tuple[Group, ...]
@@ -92,6 +93,7 @@ class PermutationGroups:
     pinned: tuple[Pinned, ...]
     unknown: Mapping[str, str]
     outputs: tuple[LayerUnits | None, ...] = ()
+    normalized: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"PermutationGroups({len(self)} groups of {self.free_units} units, {len(self.layers)} modules)"

@@ -14,21 +14,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from featviz.errors import ModelError
 from featviz.isolation import without_attention_fastpath
+from featviz.symmetry.filter_scales import FilterScales
 from featviz.symmetry.inplace import written_in_place
 from featviz.symmetry.rules import rule_of
 from featviz.symmetry.rules.recurrent import Recurrent, recurrent
 from featviz.symmetry.rules.registry import Call
 from featviz.symmetry.trace import OUTPUT, ModuleTensor, Trace
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
-from featviz.weights.tensors import tensors_of
+from featviz.weights.tensors import named_tensors, tensors_of
 
 
 class Propagation(TorchDispatchMode):
     """While active, every operator that torch runs passes through its rule."""
 
-    def __init__(self, tracer: UnitTracer) -> None:
+    def __init__(self, tracer: UnitTracer, scales: FilterScales) -> None:
         super().__init__()
-        self.tracer = tracer
+        self.tracer, self.scales = tracer, scales
         self.paused = False  # while a module runs that has a rule as a whole
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -41,6 +42,7 @@ class Propagation(TorchDispatchMode):
             tracer.mark_constant(tensor, constant)
         if not constant and not self.paused:
             self._apply(call)
+            self.scales.follow(call)
         return call.out
 
     def _apply(self, call: Call) -> None:
@@ -72,7 +74,7 @@ def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Tr
         ModelError: the network returns no tensor.
     """
     tracer = UnitTracer(model)
-    propagation = Propagation(tracer)
+    propagation = Propagation(tracer, FilterScales(named_tensors(model)))
     _record_modules(model, propagation)
     kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with torch.no_grad(), without_attention_fastpath(), kernel, propagation:
@@ -86,6 +88,7 @@ def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Tr
         free = free if len(free) == 1 else []
         tracer.pin([one for one in ids if not any(one is other for other in free)], OUTPUT)
         tracer.trace.results.append(replace(result, ids=tuple(free)))
+    tracer.trace.normalized = frozenset(propagation.scales.normalized)
     return tracer.trace
 
 

@@ -186,4 +186,5 @@ def _side(found: PermutationGroups, kept: list[int], prefix: str, tensors: Mappi
         own(only.reads),
         tuple(replace(p, parameter=tensors[p.parameter]) for p in found.pinned if p.parameter in tensors),
         {operator: module[2:] for operator, module in found.unknown.items() if module.startswith(prefix)},
+        normalized=frozenset(tensors[name] for name in found.normalized if name in tensors),
     )

@@ -52,6 +52,7 @@ def groups_of(trace: Trace) -> PermutationGroups:
         _pinned_axes(trace, unit_of, reasons),
         trace.unknown,
         tuple(layer_units(tensor, unit_of, element_of, reasons) for tensor in trace.results),
+        trace.normalized,
     )
 
 

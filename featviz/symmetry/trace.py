@@ -45,6 +45,7 @@ class Trace:
         results: the tensors that the network returned, with the ids of their channels where these are free.
         unknown: operator without a rule -> the module where it first occurred.
         random: operator that draws random numbers -> the module where it first occurred.
+        normalized: names of the parameters whose filters a batch norm rescales (`filter_scales.py`).
         buffers: names of those parameters that are buffers.
         count: how many ids were given out.
     """
@@ -58,5 +59,6 @@ class Trace:
     results: list[ModuleTensor] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     random: dict[str, str] = field(default_factory=dict)
+    normalized: frozenset[str] = frozenset()
     buffers: frozenset[str] = frozenset()
     count: int = 1

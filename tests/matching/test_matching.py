@@ -154,3 +154,45 @@ def test_activations_without_data_say_what_to_do():
         featviz.align(model, model, torch.rand(1, 3, 8, 8), "activations", [])
     with pytest.raises(AlignmentError, match="there is no method 'magic'"):
         featviz.align(model, model, torch.rand(1, 3, 8, 8), "magic")
+
+
+def test_weights_are_compared_by_their_plain_inner_product_where_no_norm_follows():
+    """And without their scale where one does; both can be asked for."""
+    x = torch.rand(1, 3, 4, 4)
+
+    def make() -> nn.Sequential:
+        last = nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1)
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), *last)
+
+    a, b = seeded(make, 0).double(), seeded(make, 1).double()
+    alignment = featviz.align(a, b, x.double(), restarts=1)
+    moved = dict(alignment.permute(b).named_parameters())
+    plain = scale_free = mixed = 0.0
+    for name, one in a.named_parameters():
+        if name == "4.bias":
+            continue  # of the outputs
+        other, product = moved[name], float((one * moved[name]).sum())
+        if one.dim() > 1:
+            free = float(nn.functional.cosine_similarity(one.flatten(1), other.flatten(1)).sum())
+        else:
+            free = 0.01 * len(one) * float(nn.functional.cosine_similarity(one, other, dim=0))
+        plain, scale_free = plain + product, scale_free + free
+        mixed += free if name in ("2.weight", "2.bias", "3.weight", "3.bias") else product
+    found = featviz.weight_objectives(a, b, alignment)
+    assert (found.plain, found.scale_free) == pytest.approx((plain, scale_free))
+    assert alignment.matching.objectives == pytest.approx((mixed,))
+
+
+def test_units_that_float32_cannot_tell_apart_are_matched_in_float64():
+    """Twins that differ by a part in a million: the wrong one costs 1e-12 of the objective, float32 sums err by 1e-7."""
+    a = seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)))
+    with torch.no_grad():
+        for first in range(0, 32, 2):
+            for axis, weight in ((0, a[0].weight), (1, a[2].weight)):
+                own = weight.select(axis, first)
+                weight.select(axis, first + 1).copy_(own * (1 + 1e-6 * torch.randn_like(own)))
+            a[0].bias[first + 1] = a[0].bias[first]
+    x = torch.rand(1, 64)
+    b, _, truth = planted(a, x)
+    found = featviz.align(a, b, x, restarts=1)
+    assert all((found.permutations[name] == perm).all() for name, perm in truth.items())

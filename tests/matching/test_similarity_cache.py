@@ -23,14 +23,16 @@ def similarity_of_rows(weights, group, perms):
     """Sum over axes of A's rows times B's rows, the other groups permuted."""
     total = torch.zeros(group.size, group.size, dtype=torch.float64)
     for rows_a, rows_b in weights.rows(group, perms):
-        total += rows_a @ rows_b.T
+        total += rows_a.double() @ rows_b.double().T
     return total
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name):
+def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name, dtype):
     make, example = NETWORKS[name]
-    model_a, model_b = seeded(make, 0), seeded(make, 1)
+    model_a, model_b = seeded(make, 0).to(dtype), seeded(make, 1).to(dtype)
+    example = example.to(dtype)
     groups = permutation_groups(model_a, example)
     weights = ComparedWeights(model_a, model_b, groups)
     followed = SimilarityCache(weights)
@@ -44,7 +46,10 @@ def test_a_similarity_that_follows_moves_is_the_one_computed_anew(name):
         perms = {**perms, **{g.name: random_permutations(groups, seed)[g.name] for g in moved}}
         for group in groups:
             similarity, _ = followed.similarity(group, perms)
-            torch.testing.assert_close(similarity, similarity_of_rows(weights, group, perms), rtol=1e-10, atol=1e-10)
+            assert similarity.dtype == dtype
+            error = 1e-10 if dtype == torch.float64 else 1e-5
+            expected = similarity_of_rows(weights, group, perms)
+            torch.testing.assert_close(similarity.double(), expected, rtol=error, atol=error)
 
 
 def test_a_group_whose_neighbours_stay_has_not_changed():

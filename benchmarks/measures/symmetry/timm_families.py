@@ -5,7 +5,7 @@
 A family is a module of timm (`timm.list_modules()`), its smallest member the one with the fewest parameters. Every network runs
 in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all groups
 together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told apart:
-tracing (the network runs once, every operator with its rule), solving (labels of coordinates to groups) and the proof (float64).
+tracing (the network runs once, every operator with its rule), solving (unit ids to groups), and the proof (float64).
 """
 
 import argparse

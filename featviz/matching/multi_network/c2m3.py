@@ -28,8 +28,8 @@ from featviz.matching.assignment import assign_family
 from featviz.matching.multi_network.alignment import Perms
 from featviz.matching.multi_network.match_many import match_weights
 from featviz.matching.permutation.baselines import identity
+from featviz.matching.permutation.compared_weights import compared, scale_free_parameters
 from featviz.matching.permutation.doubly_stochastic import permutation_matrix, sinkhorn_normalize
-from featviz.matching.permutation.compared_weights import normalized
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import axes_by_parameter
 from featviz.symmetry.groups import GroupAxis, Index, PermutationGroups
@@ -86,7 +86,7 @@ def match_from_starts(
 
 
 class SumOverPairs:
-    """The sum over parameters and pairs of networks of <P_p W_p, P_q W_q>, of weights normalised as for weight matching."""
+    """The sum over parameters and pairs of networks of <P_p W_p, P_q W_q>, of weights as weight matching compares them."""
 
     def __init__(self, models: Sequence[nn.Module], groups: PermutationGroups) -> None:
         self.groups = groups
@@ -94,12 +94,15 @@ class SumOverPairs:
         named = [dict(model.named_parameters()) for model in models]
         self.axes: dict[str, list[tuple[str, GroupAxis]]] = {}
         self.weights: dict[str, Tensor] = {}  # (networks, ...)
+        free = scale_free_parameters(groups, {name: tuple(value.shape) for name, value in named[0].items()})
         for name, owners in axes_by_parameter(groups).items():
             if name not in named[0]:
                 continue  # a buffer
             depthwise = any(axis.blocks > 1 for _, axis in owners) and named[0][name].shape[1] == 1
             blocks = 1 if depthwise else max(axis.blocks for _, axis in owners)
-            self.weights[name] = torch.stack([block_diagonal(normalized(own[name]), blocks) for own in named])
+            dtype = torch.promote_types(named[0][name].dtype, torch.float32)
+            weights = [compared(own[name], dtype, name in free).double() for own in named]
+            self.weights[name] = torch.stack([block_diagonal(weight, blocks) for weight in weights])
             self.axes[name] = [
                 (group, replace(axis, blocks=1))
                 for group, axis in owners

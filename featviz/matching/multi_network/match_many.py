@@ -3,7 +3,7 @@
 No step lowers the sum over all pairs, to which the paper's mean of the other networks is proportional.
 
 By activations the value of a pair is the sum of its matched units' correlations, measured for all pairs in one pass; by weights
-it is the inner product of the normalised weights.
+it is the inner product of the weights (`compared_weights.py`).
 """
 
 import itertools
@@ -135,7 +135,7 @@ def match_weights(problem: MatchingProblem, options: WeightMatchingOptions) -> t
 
 
 def weight_objective(problem: MatchingProblem, perms: Sequence[Perms]) -> float:
-    """Sum over pairs of networks of the inner product of their normalised weights, all permuted."""
+    """Sum over pairs of networks of the inner product of their weights as they are compared, all permuted."""
     return _sum_over_pairs(_pairs_of_weights(problem), perms)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from featviz.config.matching_options import MethodOptions
 from featviz.matching.assignment import Floats, Matching, assign_family, groups_of_units, score_permutations
-from featviz.matching.permutation.coordinate_descent import place_progressively
 from featviz.matching.permutation.compared_weights import ComparedWeights
+from featviz.matching.permutation.coordinate_descent import place_progressively
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_activations import activation_sites, measure_moments

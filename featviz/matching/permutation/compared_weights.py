@@ -29,9 +29,18 @@ VECTOR_NORM = 0.1  # root mean square of a normalised bias, scale or shift; filt
 BLOCK = 2**20  # elements that are multiplied at once in float64
 
 
-def normalized(tensor: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A copy on the CPU: filters at unit norm; vectors at root mean square `VECTOR_NORM`."""
+def scale_free_parameters(groups: PermutationGroups, shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """Names of parameters that are compared without their scale: filters before a batch norm, and vectors of their units."""
+    units = [g for g in groups if any(a.axis == 0 and a.parameter in groups.normalized for a in g.axes)]
+    vectors = {a.parameter for group in units for a in group.axes if len(shapes.get(a.parameter, ())) == 1}
+    return groups.normalized | vectors
+
+
+def compared(tensor: Tensor, dtype: torch.dtype, scale_free: bool) -> Tensor:
+    """A copy on the CPU. Scale-free, filters have unit norm, and vectors the root mean square `VECTOR_NORM`."""
     tensor = tensor.detach().cpu()
+    if not scale_free:
+        return tensor.to(dtype)
     if tensor.dim() < 2:
         root = tensor.double().square().mean().sqrt().clamp_min(1e-12)
         return (VECTOR_NORM / root * tensor).to(dtype)
@@ -49,6 +58,11 @@ class ComparedWeights:
     """Parameters `a` and `b` of both networks, by name, and `groups_on`, the groups that permute each.
 
     They are float64 where a network has float64 weights, else float32.
+
+    Args:
+        names_in_b: A's name of a parameter -> B's, where they differ.
+        scale_free: True compares all parameters without their scale, False none (the plain inner product); None: those whose
+            scale is arbitrary (`scale_free_parameters`).
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class ComparedWeights:
         model_b: nn.Module,
         groups: PermutationGroups,
         names_in_b: Mapping[str, str] | None = None,
+        scale_free: bool | None = None,
     ) -> None:
         used: dict[str, list[Group]] = defaultdict(list)
         for group in groups:
@@ -67,9 +82,11 @@ class ComparedWeights:
         self.groups_on = {name: owners for name, owners in used.items() if name in a}
         both = [x for name in self.groups_on for x in (a[name], b[renamed.get(name, name)])]
         self.dtype = torch.float64 if any(x.dtype == torch.float64 for x in both) else torch.float32
-        self.a = {name: normalized(a[name], self.dtype) for name in self.groups_on}
-        self.b = {name: normalized(b[renamed.get(name, name)], self.dtype) for name in self.groups_on}
-        self._sizes = {name: {name: tuple(tensor.shape)} for name, tensor in self.a.items()}
+        shapes = {name: tuple(a[name].shape) for name in self.groups_on}
+        free = scale_free_parameters(groups, shapes) if scale_free is None else self.groups_on if scale_free else ()
+        self.a = {name: compared(a[name], self.dtype, name in free) for name in self.groups_on}
+        self.b = {name: compared(b[renamed.get(name, name)], self.dtype, name in free) for name in self.groups_on}
+        self._sizes = {name: {name: shape} for name, shape in shapes.items()}
         self._by_other_axis: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
         self._lock = threading.Lock()
 

@@ -22,7 +22,7 @@ from featviz.matching.unit_axes import unit_rows
 from featviz.symmetry.groups import Group, GroupAxis, Index
 from featviz.symmetry.permute import AxisIndex, gather
 
-CHUNK = 2**21  # elements of B that are gathered at once: 8 MiB of float32 stay in the processor's cache, and are not mapped anew
+CHUNK = 2**21  # elements of B gathered at once: 8 MiB of float32 stay in the cache, and are not allocated anew
 
 
 class SimilarityCache:
@@ -66,7 +66,7 @@ class SimilarityCache:
         perms: Mapping[str, Index],
         vectors: list[tuple[Tensor, Tensor]],
     ) -> bool:
-        """Bring one axis' term of the sum up to date; whether it has changed. What units own in vectors is put into `vectors`."""
+        """Bring one axis' term of the sum up to date; whether it has changed. Rows of vectors are put into `vectors`."""
         key = (group, axis.parameter, axis.axis)
         old = self._indices.get(key)
         new = self._indices[key] = self.weights.other_axes(axis, perms)
@@ -80,7 +80,9 @@ class SimilarityCache:
             weights = self.weights.by_other_axis(group, axis, other)
             _add_changes(total, *weights, index, None if old is None else next(iter(old.values())))
         elif self.weights.a[axis.parameter].dim() == 1:
-            vectors.append((unit_rows(self.weights.a[axis.parameter], axis), unit_rows(self.weights.b[axis.parameter], axis)))
+            vectors.append(
+                (unit_rows(self.weights.a[axis.parameter], axis), unit_rows(self.weights.b[axis.parameter], axis))
+            )
         else:
             self._replace_term(total, key, axis, new)
         return True

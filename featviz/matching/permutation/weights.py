@@ -23,7 +23,12 @@ from featviz.config.matching_options import MethodOptions, WeightMatchingOptions
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.activations import match_correlations
 from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
-from featviz.matching.permutation.coordinate_descent import Perms, coordinate_descent, match_near_ties, place_progressively
+from featviz.matching.permutation.coordinate_descent import (
+    Perms,
+    coordinate_descent,
+    match_near_ties,
+    place_progressively,
+)
 from featviz.matching.permutation.similarity_cache import SimilarityCache
 from featviz.matching.problem import MatchingProblem
 from featviz.symmetry.groups import Index, PermutationGroups

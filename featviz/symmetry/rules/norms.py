@@ -15,6 +15,10 @@ from featviz.symmetry.rules.registry import Call, rule
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
 
 aten = torch.ops.aten
+BATCH_NORMS = (
+    aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit,
+    aten._batch_norm_no_update, aten.cudnn_batch_norm,
+)  # fmt: skip
 
 
 @rule(
@@ -54,10 +58,7 @@ def softmax(tracer: UnitTracer, call: Call) -> None:
     tracer.set_ids(call.out, tracer.ids_of(call["self"]))
 
 
-@rule(
-    aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit,
-    aten._batch_norm_no_update, aten.cudnn_batch_norm,
-)  # fmt: skip
+@rule(*BATCH_NORMS)
 def batch_norm(tracer: UnitTracer, call: Call) -> None:
     """Each channel by itself; weight, bias and running statistics have its units."""
     found = []
