@@ -176,7 +176,13 @@ def _uncompiled(subject: Subject) -> Subject:
 def _parents(match: UnitMatch | UnitMix) -> tuple[str, str, str]:
     """Captions of A, B (or B') and the merged network."""
     if isinstance(match, UnitMatch):
-        how = "fixed" if match.fixed else f"score {match.score:.2f} ({match.margin:+.2f})"
+        how = (
+            "fixed"
+            if match.fixed
+            else "no partner"
+            if match.unmatched
+            else f"score {match.score:.2f} ({match.margin:+.2f})"
+        )
         return f"A:{match.a}", f"B:{match.b}, {how}", f"A:{match.a} + B:{match.b}"
     names = []
     for model in ("A", "B"):

@@ -113,6 +113,9 @@ def run(args: Namespace) -> None:
             print(f"{group.name:32} {group.size:6d} {alignment.scores[group.name].mean():12.3f}")
         return
     print(f"units of B that move: {alignment.moved_units} of {alignment.groups.free_units}")
+    unmatched = sum(int((scores == 0).sum()) for scores in alignment.scores.values())
+    if unmatched:
+        print(f"units without a partner, since one of both is constant: {unmatched}")
     print("objective of each start: " + ", ".join(f"{value:.3f}" for value in alignment.matching.objectives))
     both = weight_objectives(model_a, model_b, alignment)
     print(f"inner product of the weights: plain {both.plain:.3f}, scale-free {both.scale_free:.3f}")

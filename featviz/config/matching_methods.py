@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from featviz.config.matching_options import (
+    ActivationOptions,
     CCAOptions,
     MethodOptions,
     SinkhornOptions,
@@ -41,7 +42,7 @@ SEEDS = 2**62  # the largest seed
 
 
 @dataclass(frozen=True)
-class AlignConfig(SinkhornOptions, ZipItOptions, CCAOptions, TransportOptions):
+class AlignConfig(ActivationOptions, SinkhornOptions, ZipItOptions, CCAOptions, TransportOptions):
     """How networks are aligned: the method, its seed, and the options of all methods that come with featviz.
 
     Options of other methods than the chosen one do not count. A method that was registered from outside takes its own options.
@@ -95,11 +96,12 @@ BUILT_IN = (
         options=WeightMatchingOptions, pair=f"{_WEIGHTS}:match_weights", many=f"{_MANY}.match_many:match_weights",
     ),
     MatchingMethod(
-        "activations", "compares activations by their correlation", needs_data=True,
+        "activations", "compares activations by their correlation", needs_data=True, options=ActivationOptions,
         pair=f"{_ACTIVATIONS}:match_correlations", many=f"{_MANY}.match_many:match_correlations",
     ),
     MatchingMethod(
-        "inner", "compares activations by their inner product", needs_data=True, pair=f"{_ACTIVATIONS}:match_inner_products",
+        "inner", "compares activations by their inner product", needs_data=True, options=ActivationOptions,
+        pair=f"{_ACTIVATIONS}:match_inner_products",
     ),
     MatchingMethod(
         "sinkhorn", "goes on from weights by gradient ascent on doubly stochastic matrices", options=SinkhornOptions,

@@ -44,6 +44,15 @@ def _checked(name: str, value: Any, one: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class ActivationOptions(MethodOptions):
+    """Of matching by activations."""
+
+    positions: int = option(
+        196, "positions of a map that are compared, on a grid that moves from batch to batch; 0: all", 0, 10**9
+    )
+
+
+@dataclass(frozen=True)
 class WeightMatchingOptions(MethodOptions):
     """Of coordinate descent on the weights."""
 

@@ -29,7 +29,7 @@ class UnitMatch:
 
     `score` is a correlation (activation matching) or cosine (weight matching) in [-1, 1]; `margin` is its lead over the
     best other candidate. Both are NaN where the unit may not move, and so is not matched; `reason` then says why, as far as it
-    is known ("the network's output").
+    is known ("the network's output"). The score is exactly 0 where there is nothing to compare (`unmatched`).
     """
 
     layer: str
@@ -44,6 +44,11 @@ class UnitMatch:
         """Whether the unit is its own partner by construction."""
         return bool(np.isnan(self.score))
 
+    @property
+    def unmatched(self) -> bool:
+        """Whether `b` is no partner but what was left: the unit of A, or that of B, does not vary on the data, or owns zeros."""
+        return self.score == 0
+
     def record(self) -> dict[str, object]:
         """Ready for JSON."""
         return {"a": self.a, "b": self.b, "score": finite(self.score), "margin": finite(self.margin)}
@@ -51,6 +56,8 @@ class UnitMatch:
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""
         how = f"fixed{why}" if self.fixed else f"score {self.score:.2f}, margin {self.margin:+.2f}"
+        if self.unmatched:
+            how = "no partner: one of them is constant"
         return f"A {format_unit(self.layer, self.a)} = B {format_unit(self.layer, self.b)} ({how})"
 
 

@@ -175,6 +175,7 @@ NONSENSE = {
     "seed": [-1, 1.5, "1", True, None, 2**70],
     "restarts": [0, -3, 2.5, "4", None, float("inf")],
     "sweeps": [-1, "many", 1.0],
+    "positions": [-1, 1.5, "all", None],
     "tolerance": [-1.0, 2, float("nan"), "x"],
     "alpha": [-0.1, 1.1, float("nan"), "half", None],
     "beta": [1.5, -1, True],

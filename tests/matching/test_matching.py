@@ -17,6 +17,7 @@ from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.weight_blocks import permuted_twice
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem
+from featviz.matching.unit_activations import activation_sites, measure_moments, rows_of_positions
 from featviz.symmetry.discovery import permutation_groups
 from featviz.zoo import CifarVGG
 
@@ -196,3 +197,59 @@ def test_units_that_float32_cannot_tell_apart_are_matched_in_float64():
     b, _, truth = planted(a, x)
     found = featviz.align(a, b, x, restarts=1)
     assert all((found.permutations[name] == perm).all() for name, perm in truth.items())
+
+
+@pytest.mark.parametrize("method", ["activations", "inner"])
+def test_a_unit_that_is_constant_on_the_data_has_no_partner(method):
+    """Units 1 and 4 of A, and their copies in B, are 0 whatever they see; all others are found."""
+    a = seeded(lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)))
+    with torch.no_grad():
+        a[0].weight.mul_(10)
+        a[0].weight[[1, 4]], a[0].bias[[1, 4]] = -1.0, -1.0
+        a[0].bias[[0, 2, 3, 5, 6, 7]] += 5
+    x = torch.rand(200, 5)
+    b, _, truth = planted(a, x[:1])
+    found = featviz.align(a, b, x[:1], method, [x.clamp(0.01, 0.99)])
+    (perm,) = truth.values()
+    matches = [found.indexer.match("1", unit) for unit in range(8)]
+    assert [match.unmatched for match in matches] == [unit in (1, 4) for unit in range(8)]
+    assert all("no partner" in str(match) for match in matches if match.unmatched)
+    assert all(match.b == perm[match.a] for match in matches if not match.unmatched)
+    assert {matches[1].b, matches[4].b} == {perm[1], perm[4]}
+
+
+def test_positions_of_maps_are_taken_from_a_grid_that_moves():
+    maps = torch.arange(2 * 3 * 16).view(2, 3, 4, 4)
+    rows = maps.movedim(1, 0).reshape(3, 2, 16)
+    everything = rows_of_positions(maps, 1, 0, 0)
+    assert torch.equal(everything, rows.flatten(1))
+    assert everything.data_ptr() != maps.data_ptr()
+    for first in range(5):
+        assert torch.equal(rows_of_positions(maps, 1, 6, first), rows[:, :, first % 3 :: 3].flatten(1))
+    tokens = torch.arange(2 * 5 * 3).view(2, 5, 3)
+    assert torch.equal(rows_of_positions(tokens, 2, 100, 7), tokens.movedim(2, 0).flatten(1))
+    assert torch.equal(rows_of_positions(torch.eye(3), 1, 1, 4), torch.eye(3))
+
+
+def test_a_map_that_two_modules_read_is_compared_once():
+    """A residual branch and its shortcut read one map; the layer after them reads another of the same units."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch, self.shortcut, self.head = (
+                nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(4, 5, bias=False), nn.Linear(5, 2),
+            )  # fmt: skip
+
+        def forward(self, x):
+            x = self.stem(x).relu()
+            return self.head(self.branch(x) + self.shortcut(x))
+
+    a, b = seeded(Branches, 0), seeded(Branches, 1)
+    problem = MatchingProblem("activations", (a, b), permutation_groups(a, torch.rand(1, 3)), [torch.rand(9, 3)])
+    sites = activation_sites(a, problem.groups)
+    moments = measure_moments(problem, sites, [(0, 1)])
+    assert {name: [site.module for site in found] for name, found in sites.items()} == {
+        "stem": ["branch", "shortcut"], "branch": ["head"],
+    }  # fmt: skip
+    assert {name: len(found) for name, found in moments.items()} == {"stem": 1, "branch": 1}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featviz.config.matching_options import MethodOptions, WeightMatchingOptions
+from featviz.config.matching_options import ActivationOptions, WeightMatchingOptions
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Floats, assign_family, groups_of_units
 from featviz.matching.multi_network.alignment import Perms, relative_permutations
@@ -29,7 +29,7 @@ SWEEPS = 100
 Correlations = Mapping[tuple[int, int], Floats]  # (network, network) -> (n, n), both ways round
 
 
-def match_correlations(problem: MatchingProblem, options: MethodOptions) -> tuple[list[Perms], float]:
+def match_correlations(problem: MatchingProblem, options: ActivationOptions) -> tuple[list[Perms], float]:
     """Method "activations", family by family: correlations of a group do not depend on the order of the others.
 
     Returns:
@@ -38,14 +38,13 @@ def match_correlations(problem: MatchingProblem, options: MethodOptions) -> tupl
     Raises:
         AlignmentError: no data, an activation that is not finite, or a group that no module shows.
     """
-    del options
     groups, count = problem.groups, len(problem.models)
     sites = activation_sites(problem.model_a, groups)
     unseen = next((group.name for group in groups if group.name != group.family and not sites[group.name]), None)
     if unseen is not None:
         raise AlignmentError(f"no module shows the units of group {unseen}: use method='weights'.")
     pairs = list(itertools.combinations(range(count), 2))
-    moments = measure_moments(problem, sites, pairs)
+    moments = measure_moments(problem, sites, pairs, options.positions, torch.float32)
     generator = np.random.default_rng(problem.seed)
     perms: list[Perms] = [{} for _ in range(count)]
     total = 0.0

@@ -10,9 +10,10 @@ by its weights, once all others are placed.
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from featviz.config.matching_options import MethodOptions
+from featviz.config.matching_options import ActivationOptions
 from featviz.matching.assignment import Floats, Matching, assign_family, groups_of_units, score_permutations
 from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.coordinate_descent import place_progressively
@@ -25,26 +26,26 @@ from featviz.symmetry.groups import Group, Index
 Statistic = Callable[[Moments], Tensor]  # of A's and B's units at one site -> (n, n)
 
 
-def match_correlations(problem: MatchingProblem, options: MethodOptions) -> Matching:
+def match_correlations(problem: MatchingProblem, options: ActivationOptions) -> Matching:
     """Method "activations": assign by Pearson's correlation.
 
     Raises:
         AlignmentError: there is no data, or an activation is not finite.
     """
-    del options
-    return match_activations(problem, Moments.correlation, Moments.correlation)
+    return match_activations(problem, options, Moments.correlation, Moments.correlation)
 
 
-def match_inner_products(problem: MatchingProblem, options: MethodOptions) -> Matching:
+def match_inner_products(problem: MatchingProblem, options: ActivationOptions) -> Matching:
     """Method "inner": assign by E[a b], nothing subtracted, as Git Re-Basin does (Ainsworth et al. 2022, section 3.1).
 
     Scores and margins are the cosines, since the product itself has the units' scale.
     """
-    del options
-    return match_activations(problem, Moments.inner_product, Moments.cosine)
+    return match_activations(problem, options, Moments.inner_product, Moments.cosine)
 
 
-def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Statistic) -> Matching:
+def match_activations(
+    problem: MatchingProblem, options: ActivationOptions, assigned: Statistic, scored: Statistic
+) -> Matching:
     """Match every group by its activations on the problem's data, in one pass.
 
     Args:
@@ -55,7 +56,7 @@ def match_activations(problem: MatchingProblem, assigned: Statistic, scored: Sta
     """
     groups = problem.groups
     sites = activation_sites(problem.model_a, groups)
-    moments = measure_moments(problem, sites, [(0, 1)])
+    moments = measure_moments(problem, sites, [(0, 1)], options.positions, torch.float32)
 
     def over_sites(group: Group, statistic: Statistic) -> Floats:
         return np.mean([statistic(own).cpu().numpy() for own in moments[group.name]], axis=0)

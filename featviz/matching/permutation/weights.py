@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from featviz.config.matching_options import MethodOptions, WeightMatchingOptions
+from featviz.config.matching_options import ActivationOptions, WeightMatchingOptions
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.activations import match_correlations
 from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
@@ -47,7 +47,7 @@ def match_weights(
         AlignmentError: the weights are not finite.
     """
     if start is None and problem.data is not None:
-        start = match_correlations(problem, MethodOptions()).perms
+        start = match_correlations(problem, ActivationOptions()).perms
     weights = ComparedWeights.of(problem)
     total = options.restarts + (start is not None)
 
