@@ -46,7 +46,7 @@ class UnitMatch:
 
     @property
     def unmatched(self) -> bool:
-        """Whether `b` is no partner but what was left: the unit of A, or that of B, does not vary on the data, or owns zeros."""
+        """Whether `b` is no partner but what was left: one of both units does not vary on the data, or owns only zeros."""
         return self.score == 0
 
     def record(self) -> dict[str, object]:

@@ -23,7 +23,6 @@ from featviz.subjects import normalized_inputs
 from featviz.symmetry.groups import Index, LayerUnits, PermutationGroups
 from featviz.weights.tensors import tensors_of
 
-
 WIDE = 128  # units; the products of a wider group are most of what matching by activations costs
 
 
