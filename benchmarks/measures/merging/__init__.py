@@ -1,5 +1,5 @@
 """Measures of merging, in the order of the command's help."""
 
-from measures.merging import accuracy, bundle, grids, heads, many, plots, train
+from measures.merging import accuracy, bundle, grids, heads, many, objectives, plots, train, variance
 
-MEASURES = (accuracy, plots, heads, many, grids, train, bundle)
+MEASURES = (accuracy, objectives, variance, plots, heads, many, grids, train, bundle)
