@@ -16,7 +16,8 @@ from featviz.errors import AlignmentError
 from featviz.matching.alignment import Alignment, LinearAlignment, PermutationAlignment
 from featviz.matching.assignment import Matching, check_permutations
 from featviz.matching.linear.combination import LinearCombination
-from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights
+from featviz.matching.permutation.weight_scores import score_by_weights
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.matching.shared_parts import Rename, find_groups, groups_for_matching, module_names_in_b
 from featviz.subjects import Subject, as_subject

@@ -37,6 +37,7 @@ NAME = "matching"
 NETWORKS = ("resnet50", "vgg16_bn", "vit_b_16", "convnext_tiny")
 METHODS = ("weights", "activations", "planted")
 SIDE, BATCH, IMAGES = 224, 16, 64
+LIMIT = 600  # seconds for one case
 Perms = Mapping[str, NDArray[np.int64]]
 HEAD = (
     *("network", "matching", "version", "groups, s", "matching, s", "peak, GiB", "objective", "plain", "scale-free"),
@@ -59,7 +60,10 @@ def measure(args: argparse.Namespace) -> Record:
         for method in args.methods:
             for version, checkout in {**versions, "now": None}.items():
                 with imported_from(checkout):
-                    row = process.in_own_process(_case, network, method)
+                    try:
+                        row = process.in_own_process(_case, network, method, limit=LIMIT)
+                    except TimeoutError:
+                        row = {"unfinished": LIMIT}
                 if "permutations" in row:
                     row |= objectives(a, b, groups, row.pop("permutations"))
                 rows.append({"network": network, "method": method, "version": version, **row})
@@ -145,6 +149,9 @@ def table(records: list[Record]) -> str:
     rows = []
     for row in records[0]["rows"]:
         cells = [row["network"], row["method"], row["version"]]
+        if "unfinished" in row:
+            rows.append([*cells, "", f"more than {row['unfinished']}", *[""] * 7])
+            continue
         if row["method"] == "planted":
             rows.append([*cells, *[""] * 8, f"{row['recovered']:,} of {row['units']:,}"])
             continue

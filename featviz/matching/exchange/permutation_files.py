@@ -32,7 +32,8 @@ from featviz.files import write_atomically
 from featviz.matching.alignment import Alignment, PermutationAlignment, check_digest
 from featviz.matching.alignment_file import CONVENTION
 from featviz.matching.exchange.parameter_axes import AxesToPerm, axes_of_groups, groups_of_axes
-from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights
+from featviz.matching.permutation.weight_scores import score_by_weights
 from featviz.matching.safetensors_arrays import read_arrays
 from featviz.reading import check_file, json_value, open_archive, read_json
 from featviz.symmetry.discovery import permutation_groups, private_copy

@@ -10,20 +10,16 @@ other weights are compared as they are: there the sum is the plain inner product
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.matching.assignment import Floats, Matching, block_order, score_permutations
+from featviz.matching.assignment import Floats, block_order
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import owns_all_in_order, unit_rows
 from featviz.symmetry.groups import Group, GroupAxis, Index, PermutationGroups
 from featviz.symmetry.permute import AxisIndex, axis_indices, gather, permutation_of_whole_blocks
-
-if TYPE_CHECKING:
-    from featviz.matching.permutation.similarity_cache import SimilarityCache
 
 VECTOR_NORM = 0.1  # root mean square of a normalised bias, scale or shift; filters have norm 1
 BLOCK = 2**20  # elements that are multiplied at once in float64
@@ -37,7 +33,7 @@ def scale_free_parameters(groups: PermutationGroups, shapes: Mapping[str, tuple[
 
 
 def compared(tensor: Tensor, dtype: torch.dtype, scale_free: bool) -> Tensor:
-    """A copy on the CPU. Scale-free, filters have unit norm, and vectors the root mean square `VECTOR_NORM`."""
+    """A parameter on the CPU. Scale-free, filters have unit norm, and vectors the root mean square `VECTOR_NORM`."""
     tensor = tensor.detach().cpu()
     if not scale_free:
         return tensor.to(dtype)
@@ -205,25 +201,3 @@ class ComparedWeights:
             return all(name in perms for name in across)
 
         return [axis for axis in group.axes if axis.parameter in self.a and known(axis)]
-
-
-def score_by_weights(
-    weights: ComparedWeights,
-    groups: PermutationGroups,
-    perms: Mapping[str, Index],
-    objectives: Iterable[float] | None = None,
-    similarities: "SimilarityCache | None" = None,
-) -> Matching:
-    """A matching of these permutations whose scores and margins are cosines of the weights.
-
-    Args:
-        objectives: what the starts of the method reached; None: the objective of `perms` alone.
-        similarities: of these permutations or of others, where they are at hand: what has not moved is not computed anew.
-    """
-    objectives = [weights.objective(perms)] if objectives is None else objectives
-
-    def cosine(group: Group) -> Floats:
-        known = None if similarities is None or group.blocks > 1 else similarities.similarity(group, perms)[0]
-        return weights.cosine(group, perms, known)
-
-    return score_permutations(groups, perms, cosine, objectives)

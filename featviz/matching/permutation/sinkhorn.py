@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featviz.config.matching_options import SinkhornOptions
 from featviz.matching.assignment import Matching
-from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.coordinate_descent import coordinate_descent
 from featviz.matching.permutation.doubly_stochastic import (
     Matrices,
@@ -27,6 +27,7 @@ from featviz.matching.permutation.doubly_stochastic import (
     sinkhorn_normalize,
 )
 from featviz.matching.permutation.similarity_cache import SimilarityCache
+from featviz.matching.permutation.weight_scores import score_by_weights
 from featviz.matching.permutation.weights import match_weights
 from featviz.matching.problem import MatchingProblem, Progress
 from featviz.symmetry.groups import Index

@@ -22,7 +22,7 @@ import torch
 from featviz.config.matching_options import ActivationOptions, WeightMatchingOptions
 from featviz.matching.assignment import Matching
 from featviz.matching.permutation.activations import match_correlations
-from featviz.matching.permutation.compared_weights import ComparedWeights, score_by_weights
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.coordinate_descent import (
     Perms,
     coordinate_descent,
@@ -30,6 +30,7 @@ from featviz.matching.permutation.coordinate_descent import (
     place_progressively,
 )
 from featviz.matching.permutation.similarity_cache import SimilarityCache
+from featviz.matching.permutation.weight_scores import score_by_weights
 from featviz.matching.problem import MatchingProblem
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import random_permutations
