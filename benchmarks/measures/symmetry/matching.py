@@ -3,46 +3,49 @@
     uv run python benchmarks/symmetry.py matching --before CHECKOUT --keep
 
 Pairs of random weights at 224 px; 64 images of random numbers for matching by activations. Every case is a process of its own,
-its peak that of the whole process, interpreter and both networks included. *Groups* are the seconds in which the permutation
-groups are found and proved, which `align` does first; *matching* are those of the rest of `align`. *Forward* are those of one
-pass of the data through both networks, the least of two, and *ratio* is matching by activations over it.
+its peak that of the whole process, interpreter and both networks included. *Matching* are the seconds of `align` without the
+proof of the groups, whose seconds are *groups*. *Forward* are those of one pass of the data through both networks, the least of
+two, and *ratio* is matching by activations over it.
 
 *Objective* is what weight matching maximises now: the sum over parameters of <A, B'>, without the scale of filters before a
 batch norm; *plain* is that sum of all weights as they are, *scale-free* that of all filters at unit norm. *Recovered* is how
-many units of a planted permutation (B is a permuted copy of A) weight matching finds again, from one start.
+many units of a planted permutation (B is a permuted copy of A) weight matching finds again now, from one start.
 
-`--before` is a checkout of an earlier commit: every case is run with it as well.
+`--before` is a checkout of an earlier commit: every case is run with it as well, and given up after 150 s.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 import featviz
+from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.symmetry.groups import PermutationGroups
-from measures import process
-from measures.report import Record, markdown
+from measures.report import ROOT, Record, markdown
+from measures.symmetry.align_once import example, pair
 
 NAME = "matching"
 NETWORKS = ("resnet50", "vgg16_bn", "vit_b_16", "convnext_tiny")
 METHODS = ("weights", "activations", "planted")
-SIDE, BATCH, IMAGES = 224, 16, 64
-LIMIT = 600  # seconds for one case
-Perms = Mapping[str, NDArray[np.int64]]
+IMAGES = 64
+LIMIT = 150  # seconds for one case of the earlier version, and for what comes before `align`
 HEAD = (
     *("network", "matching", "version", "groups, s", "matching, s", "peak, GiB", "objective", "plain", "scale-free"),
     *("forward, s", "ratio", "recovered"),
 )
+Perms = Mapping[str, NDArray[np.int64]]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,92 +55,47 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    versions = {"before": args.before} if args.before else {}
     rows = []
     for network in tqdm(args.networks):
         a, b = pair(network)
-        groups = featviz.permutation_groups(a, torch.rand(1, 3, SIDE, SIDE), verify=False)
+        groups = featviz.permutation_groups(a, example(network), verify=False)
         for method in args.methods:
-            for version, checkout in {**versions, "now": None}.items():
-                with imported_from(checkout):
-                    try:
-                        row = process.in_own_process(_case, network, method, limit=LIMIT)
-                    except TimeoutError:
-                        row = {"unfinished": LIMIT}
-                if "permutations" in row:
-                    row |= objectives(a, b, groups, row.pop("permutations"))
-                rows.append({"network": network, "method": method, "version": version, **row})
+            for version, checkout in versions(args.before).items():
+                if method == "planted" and version == "before":
+                    continue
+                starts = 1 if method == "planted" else 4
+                case = {"network": network, "method": method, "images": IMAGES, "starts": starts, "parts": False}
+                figures, perms = align_once(checkout, case | {"threads": torch.get_num_threads()})
+                if perms and method != "planted":
+                    figures |= objectives(a, b, groups, perms)
+                rows.append({"network": network, "method": method, "version": version, **figures})
     return {"rows": rows}
 
 
-@contextmanager
-def imported_from(checkout: Path | None) -> Iterator[None]:
-    """Context: processes that are started in it import featviz from that checkout."""
-    own = [] if checkout is None else [str(checkout.resolve())]
-    sys.path[:0] = own
-    try:
-        yield
-    finally:
-        del sys.path[: len(own)]
+def versions(before: Path | None) -> dict[str, Path]:
+    """Name -> checkout."""
+    return {**({"before": before} if before else {}), "now": ROOT}
 
 
-def pair(network: str) -> tuple[nn.Module, nn.Module]:
-    """Two of torchvision with random weights, the same whenever they are made."""
-    torch.manual_seed(0)
-    a, b = (torchvision.models.get_model(network, weights=None).eval() for _ in "ab")
-    return a, b
-
-
-def _case(network: str, method: str) -> dict[str, object]:
-    """One alignment, in this process."""
-    a, b = pair(network)
-    noise = torch.Generator().manual_seed(0)
-    data = [torch.randn(BATCH, 3, SIDE, SIDE, generator=noise) for _ in range(IMAGES // BATCH)]
-    x = torch.rand(1, 3, SIDE, SIDE)
-    began = time.perf_counter()
-    groups = featviz.permutation_groups(a, x)
-    groups_seconds = time.perf_counter() - began
-    if method == "planted":
-        return _recovered(a, groups, x)
-    forward = min(_forward(a, b, data) for _ in range(2)) if method == "activations" else None
-    process.reset_peak()
-    began = time.perf_counter()
-    alignment = featviz.align(a, b, x, method, data if method == "activations" else None)
-    seconds = time.perf_counter() - began - groups_seconds
-    peak = process.peak_resident() / 2**30
-    return {
-        "groups_seconds": groups_seconds, "seconds": seconds, "peak_gib": peak, "forward_seconds": forward,
-        "permutations": dict(alignment.permutations),
-    }  # fmt: skip
-
-
-def _recovered(a: nn.Module, groups: PermutationGroups, x: Tensor) -> dict[str, object]:
-    from featviz.symmetry.permute import permute_module, random_permutations
-
-    there = random_permutations(groups, np.random.default_rng(0))
-    b = permute_module(a, groups, there)
-    found = featviz.align(a, b, x, "weights", restarts=1).permutations
-    back = {name: np.argsort(perm) for name, perm in there.items()}
-    owned = [group.name for group in groups if group.axes]
-    return {
-        "recovered": sum(int((found[name] == back[name]).sum()) for name in owned),
-        "units": sum(len(back[name]) for name in owned),
-    }
-
-
-def _forward(a: nn.Module, b: nn.Module, data: list[Tensor]) -> float:
-    began = time.perf_counter()
-    with torch.inference_mode():
-        for images in data:
-            a(images)
-            b(images)
-    return time.perf_counter() - began
+def align_once(checkout: Path, case: dict[str, Any]) -> tuple[dict[str, Any], Perms]:
+    """Run `align_once.py` with the featviz of a checkout: figures, and permutations. `unfinished` after `LIMIT` seconds."""
+    script = Path(__file__).with_name("align_once.py")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.npz"
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+        try:
+            command = [sys.executable, str(script), json.dumps(case), str(out)]
+            limit = None if checkout == ROOT else LIMIT
+            subprocess.run(command, env=environment, check=True, timeout=limit, capture_output=True)
+        except subprocess.TimeoutExpired:
+            return {"unfinished": LIMIT}, {}
+        with np.load(out) as found:
+            perms = {name.removeprefix("perm/"): found[name] for name in found.files if name.startswith("perm/")}
+            return json.loads(str(found["figures"])), perms
 
 
 def objectives(a: nn.Module, b: nn.Module, groups: PermutationGroups, perms: Perms) -> dict[str, float]:
     """Of these permutations of B: what weight matching maximises now, the plain inner product, and the scale-free one."""
-    from featviz.matching.permutation.compared_weights import ComparedWeights  # earlier versions have none
-
     kinds = {"objective": None, "plain": False, "scale_free": True}
     return {
         kind: ComparedWeights(a, b, groups, scale_free=scale_free).objective(perms)
@@ -152,13 +110,12 @@ def table(records: list[Record]) -> str:
         if "unfinished" in row:
             rows.append([*cells, "", f"more than {row['unfinished']}", *[""] * 7])
             continue
+        cells += [f"{row[key]:.1f}" for key in ("groups_seconds", "seconds", "peak_gib")]
         if row["method"] == "planted":
-            rows.append([*cells, *[""] * 8, f"{row['recovered']:,} of {row['units']:,}"])
+            rows.append([*cells, *[""] * 5, f"{row['recovered']:,} of {row['units']:,}"])
             continue
-        cells += [
-            f"{row[key]:.1f}" for key in ("groups_seconds", "seconds", "peak_gib", "objective", "plain", "scale_free")
-        ]
-        forward = row["forward_seconds"]
+        cells += [f"{row[key]:.1f}" for key in ("objective", "plain", "scale_free")]
+        forward = row.get("forward_seconds")
         cells += ["", ""] if forward is None else [f"{forward:.1f}", f"{row['seconds'] / forward:.2f}"]
         rows.append([*cells, ""])
     return markdown(HEAD, rows)

@@ -32,8 +32,8 @@ def coordinate_descent(
 ) -> Perms:
     """Sweep over the families in random order until a sweep over all of them gains less than the relative tolerance.
 
-    The time of an assignment grows with about the cube of a group's size, what it gains does not: a family of n units takes part
-    in every (n / `SIZE`)**2-th sweep, and in the sweep after one that gained nothing.
+    The time of an assignment grows with about the cube of a group's size, what it gains does not: a family of n units takes
+    part in every (n / `SIZE`)**2-th sweep, and in the sweep after one that gained nothing.
     """
     perms = dict(perms)
     families = groups.families()
