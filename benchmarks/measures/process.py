@@ -19,7 +19,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, limit: float |
         try:
             return future.result(limit)
         except TimeoutError:
-            for child in multiprocessing.active_children():
+            for child in pool._processes.values():
                 child.kill()
             raise
 

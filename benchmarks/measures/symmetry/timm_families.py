@@ -2,21 +2,25 @@
 
     uv run python benchmarks/symmetry.py timm_families --keep
 
-A family is a module of timm (`timm.list_modules()`), its smallest member the one with the fewest parameters. Every network runs
-in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all groups
-together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told apart:
-tracing (the network runs once, every operator with its rule), solving (unit ids to groups), and the proof (float64).
+A family is a module of timm (`timm.list_modules()`), its smallest member the one with the fewest parameters. Every network
+runs in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all
+groups together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told
+apart: tracing (the network runs once, every operator with its rule), solving (unit ids to groups), and the proof (float64).
+Two networks are measured at a time, each on one thread.
 """
 
 import argparse
 import time
-from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import timm
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
+import featviz
 from featviz.errors import FeatvizError
 from featviz.symmetry.discovery import private_copy
 from featviz.symmetry.permute import random_permutations
@@ -40,38 +44,39 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    members = process.in_own_process(smallest_members, args.families)
-    cases = {}
-    for family in tqdm(args.families):
-        name, weights = members[family]
-        try:
-            case = process.in_own_process(_case, name, limit=LIMIT)
-        except TimeoutError:
-            case = {"result": f"not finished in {LIMIT} s"}
-        cases[family] = {"name": name, "weights": weights, **case}
-    return {"timm": timm.__version__, "families": cases}
+    with ThreadPoolExecutor(2) as pool:
+        cases = list(tqdm(pool.map(_family, args.families), total=len(args.families)))
+    return {"timm": timm.__version__, "families": dict(zip(args.families, cases, strict=True))}
 
 
-def smallest_members(families: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """Family -> its member with the fewest parameters, and their number; timm's own test networks (`test_*`) are left out.
+def _family(family: str) -> dict[str, Any]:
+    """One family, in processes of their own."""
+    name, weights = process.in_own_process(smallest_member, family)
+    try:
+        case = process.in_own_process(_case, name, limit=LIMIT)
+    except TimeoutError:
+        case = {"result": f"not finished in {LIMIT} s"}
+    return {"name": name, "weights": weights, **case}
+
+
+def smallest_member(family: str) -> tuple[str, int]:
+    """The member with the fewest parameters, and their number; timm's own test networks (`test_*`) are left out.
 
     No memory is taken for weights.
     """
-    found = {}
-    for family in families:
-        sizes = {}
-        for name in timm.list_models(module=family, exclude_filters="test_*"):
-            with torch.device("meta"):
-                try:
-                    sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
-                except (RuntimeError, NotImplementedError):  # its constructor computes with values
-                    continue
-        found[family] = min(sizes.items(), key=lambda item: item[1])
-    return found
+    sizes = {}
+    for name in timm.list_models(module=family, exclude_filters="test_*"):
+        with torch.device("meta"):
+            try:
+                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+            except (RuntimeError, NotImplementedError):  # its constructor computes with values
+                continue
+    return min(sizes.items(), key=lambda item: item[1])
 
 
-def _case(name: str) -> dict[str, object]:
-    """One network, in this process."""
+def _case(name: str) -> dict[str, Any]:
+    """One network, in this process, on one thread."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False).eval()
     shape = model.default_cfg["input_size"]
@@ -91,8 +96,8 @@ def _case(name: str) -> dict[str, object]:
         trial, inputs = private_copy(model, torch.rand(1, *shape), torch.float64)
         randomise_constants(trial, torch.Generator().manual_seed(1))
         error = relative_error(trial, inputs, groups, random_permutations(groups, np.random.default_rng(1)))
-    except FeatvizError as refusal:
-        return {"result": f"refused: {refusal}", "seconds": seconds, "peak_mib": process.peak_resident() / 2**20}
+    except (FeatvizError, RuntimeError, TypeError, ValueError, IndexError):
+        return {"result": _refusal(model, x), "seconds": seconds}
     refused = [pin.parameter for pin in groups.pinned if "verification" in pin.reason]
     result = "exact" if error < 1e-10 and not refused else "refused in part" if error < 1e-10 else "WRONG"
     return {
@@ -101,6 +106,17 @@ def _case(name: str) -> dict[str, object]:
         "pinned": pinned_units(model, groups), "refused": refused, "unknown": dict(groups.unknown),
         "seconds": seconds, "peak_mib": peak / 2**20,
     }  # fmt: skip
+
+
+def _refusal(model: nn.Module, x: Tensor) -> str:
+    """What a user is told of a network whose trace fails."""
+    try:
+        featviz.permutation_groups(model, x)
+    except FeatvizError as refusal:
+        return f"refused: {refusal}"
+    except Exception as error:
+        return f"ERROR: {type(error).__name__}: {error}"
+    return "WRONG: the parts fail where the whole does not"
 
 
 def table(records: list[Record]) -> str:
