@@ -65,7 +65,8 @@ def measure(args: argparse.Namespace) -> Record:
                     continue
                 starts = 1 if method == "planted" else 4
                 case = {"network": network, "method": method, "images": IMAGES, "starts": starts, "parts": False}
-                figures, perms = align_once(checkout, case | {"threads": torch.get_num_threads()})
+                limit = None if version == "now" else LIMIT
+                figures, perms = align_once(checkout, case | {"threads": torch.get_num_threads()}, limit)
                 if perms and method != "planted":
                     figures |= objectives(a, b, groups, perms)
                 rows.append({"network": network, "method": method, "version": version, **figures})
@@ -77,18 +78,17 @@ def versions(before: Path | None) -> dict[str, Path]:
     return {**({"before": before} if before else {}), "now": ROOT}
 
 
-def align_once(checkout: Path, case: dict[str, Any]) -> tuple[dict[str, Any], Perms]:
-    """Run `align_once.py` with the featviz of a checkout: figures, and permutations. `unfinished` after `LIMIT` seconds."""
+def align_once(checkout: Path, case: dict[str, Any], limit: float | None = None) -> tuple[dict[str, Any], Perms]:
+    """Run `align_once.py` with the featviz of a checkout: figures, and permutations; only "unfinished" after `limit` seconds."""
     script = Path(__file__).with_name("align_once.py")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.npz"
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
         try:
             command = [sys.executable, str(script), json.dumps(case), str(out)]
-            limit = None if checkout == ROOT else LIMIT
             subprocess.run(command, env=environment, check=True, timeout=limit, capture_output=True)
         except subprocess.TimeoutExpired:
-            return {"unfinished": LIMIT}, {}
+            return {"unfinished": limit}, {}
         with np.load(out) as found:
             perms = {name.removeprefix("perm/"): found[name] for name in found.files if name.startswith("perm/")}
             return json.loads(str(found["figures"])), perms
