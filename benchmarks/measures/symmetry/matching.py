@@ -79,7 +79,7 @@ def versions(before: Path | None) -> dict[str, Path]:
 
 
 def align_once(checkout: Path, case: dict[str, Any], limit: float | None = None) -> tuple[dict[str, Any], Perms]:
-    """Run `align_once.py` with the featviz of a checkout: figures, and permutations; only "unfinished" after `limit` seconds."""
+    """Run `align_once.py` with the featviz of a checkout: figures and permutations, or "unfinished" after `limit` seconds."""
     script = Path(__file__).with_name("align_once.py")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.npz"
