@@ -50,13 +50,17 @@ def measure(args: argparse.Namespace) -> Record:
 
 
 def _family(family: str) -> dict[str, Any]:
-    """One family, in processes of their own."""
-    name, weights = process.in_own_process(smallest_member, family)
+    """One family, in a process of its own."""
     try:
-        case = process.in_own_process(_case, name, limit=LIMIT)
+        return process.in_own_process(_smallest_case, family, limit=LIMIT)
     except TimeoutError:
-        case = {"result": f"not finished in {LIMIT} s"}
-    return {"name": name, "weights": weights, **case}
+        name, weights = process.in_own_process(smallest_member, family)
+        return {"name": name, "weights": weights, "result": f"not finished in {LIMIT} s"}
+
+
+def _smallest_case(family: str) -> dict[str, Any]:
+    name, weights = smallest_member(family)
+    return {"name": name, "weights": weights, **_case(name)}
 
 
 def smallest_member(family: str) -> tuple[str, int]:
