@@ -8,9 +8,9 @@ after REPAIR. Of every convolution's output, before ReLU6, on held-out photograp
 the merged map with the mean of the parents' maps. *Clipped* is the share of outputs that ReLU6 cuts off at 6.
 
 What breaks is told apart by merges in which only some layers are averaged and all others are A's, each brought back to A's
-statistics (REPAIR at weight 0); by how much of A is left after its first layers are averaged; and by bringing every unit of B'
-to the deviation of A's before the average: its filter and bias times s, what reads it divided by s. Where norms are folded in,
-that scale is arbitrary, up to ReLU6.
+statistics (REPAIR at weight 0); and by bringing every unit of B' to the deviation of A's before the average: its filter and
+bias times s, what reads it divided by s. Where norms are folded in, that scale is arbitrary; so that it is exactly so, both
+networks have ReLU in place of ReLU6 there.
 """
 
 import argparse
@@ -127,14 +127,25 @@ def accuracies(
     for count in (1, 2, 3, 5, 9, 15, 27):
         merged = partly_averaged(pair, permuted, order[:count])
         found[f"first {count} convolutions averaged, A's statistics"] = accuracy(merged, pair)
-    scaled = replace(permuted, model=scaled_like(pair, permuted, order))
-    found["B' with A's scales"] = accuracy(scaled, pair)
-    for how in ("none", "repair"):
-        merged = average_of(pair.a.model, scaled.model)
-        if how == "repair":
-            repair_channels(merged, pair.a, scaled, 0.5, pair.matched_on)
-        found[f"average with B' at A's scales{', repaired' if how == 'repair' else ''}"] = accuracy(merged, pair)
+    a, unscaled = (replace(subject, model=with_relu(subject.model)) for subject in (pair.a, permuted))
+    scaled = replace(permuted, model=with_relu(scaled_like(pair, permuted, order)))
+    found |= {"ReLU in place of ReLU6: A": accuracy(a, pair), "ReLU: B'": accuracy(unscaled, pair)}
+    found["ReLU: B' with A's scales"] = accuracy(scaled, pair)
+    for what, b in (("average, repaired", unscaled), ("average with B' at A's scales, repaired", scaled)):
+        merged = average_of(a.model, b.model)
+        repair_channels(merged, a, b, 0.5, pair.matched_on)
+        found[f"ReLU: {what}"] = accuracy(merged, pair)
     return found
+
+
+def with_relu(model: nn.Module) -> nn.Module:
+    """A copy with ReLU in place of ReLU6."""
+    changed = copy_of(model)
+    for name, module in list(changed.named_modules()):
+        if isinstance(module, nn.ReLU6):
+            parent, _, child = name.rpartition(".")
+            setattr(changed.get_submodule(parent), child, nn.ReLU())
+    return changed
 
 
 def average_of(a: nn.Module, b: nn.Module, names: Collection[str] | None = None) -> nn.Module:
