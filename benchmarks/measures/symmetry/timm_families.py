@@ -10,8 +10,10 @@ Two networks are measured at a time, each on one thread.
 """
 
 import argparse
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
 from featviz.symmetry.verification import randomise_constants, relative_error, verified
 from measures import process
-from measures.report import Record, markdown
+from measures.report import Record, markdown, write_record
 from measures.symmetry.architectures import pinned_units
 
 NAME = "timm_families"
@@ -40,13 +42,23 @@ HEAD = (
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the families that are finished")
     parser.add_argument("--families", nargs="+", choices=timm.list_modules(), default=timm.list_modules())
 
 
 def measure(args: argparse.Namespace) -> Record:
+    """Every family is written to `--runs` when it is finished, and read again by the next run."""
+    args.runs.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
-        cases = list(tqdm(pool.map(_family, args.families), total=len(args.families)))
+        files = [args.runs / f"timm-{timm.__version__}-{family}.json" for family in args.families]
+        cases = list(tqdm(pool.map(_known_or_new, args.families, files), total=len(files)))
     return {"timm": timm.__version__, "families": dict(zip(args.families, cases, strict=True))}
+
+
+def _known_or_new(family: str, file: Path) -> dict[str, Any]:
+    if not file.exists():
+        write_record(file, _family(family))
+    return json.loads(file.read_text())
 
 
 def _family(family: str) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def _case(name: str) -> dict[str, Any]:
     model = timm.create_model(name, pretrained=False).eval()
     shape = model.default_cfg["input_size"]
     x = torch.rand(1, *shape)
-    seconds = {}
+    seconds: dict[str, float] = {}
     try:
         began = time.perf_counter()
         trace = propagate(*private_copy(model, x, torch.float32), False)
