@@ -134,7 +134,7 @@ def rows_of_positions(activation: Tensor, axis: int, positions: int, first: int)
     """A copy (channel, image and position) of a tensor with its channels along `axis`, at some of every image's positions.
 
     Args:
-        positions: at most about so many of an image, evenly spaced in reading order; 0: all.
+        positions: at most so many of an image, evenly spaced in reading order; 0: all.
         first: the number of the grid: grids of consecutive numbers differ by one position.
     """
     rows = activation.movedim(axis, 0)

@@ -3,7 +3,8 @@
 A group that changes the output is found by bisection, left out, and reported as pinned: exact or refused.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,9 @@ from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
 from featviz.symmetry.permute import layer_permutation, permute_module, random_permutations
 from featviz.weights.tensors import named_tensors, tensors_of
 
+log = logging.getLogger("featviz.symmetry")
+
+Family = tuple[Group, ...]
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 AMPLIFIED = 1e-5  # the largest error that may be rounding: what a wrong permutation does is larger by far
 REFUSED = "permuting it changes the output (found by verification)"
@@ -34,12 +38,24 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
         return found
     randomise_constants(trial, torch.Generator().manual_seed(0))
     perms = random_permutations(found, np.random.default_rng(0))
+
+    def error_of(families: Sequence[Family]) -> float:
+        """`relative_error` where the groups of these families are permuted, together."""
+        names = {group.name for family in families for group in family}
+        moved = {name: perm for name, perm in perms.items() if name in names}
+        outputs = [layer_permutation(units, found.groups, moved) if units else None for units in found.outputs]
+        return relative_error(trial, inputs, [group for group in found if group.name in names], perms, outputs)
+
     families = found.families()
-    tolerance = TOLERANCE
-    error = _error_of(trial, inputs, found, families, perms)
+    error, tolerance = error_of(families), TOLERANCE
     if TOLERANCE < error <= AMPLIFIED:
-        tolerance = max(TOLERANCE, 10 * rounding_error(trial, inputs))
-    wrong = [] if error <= tolerance else _wrong(trial, inputs, found, families, perms, tolerance)
+        rounding = rounding_error(trial, inputs)
+        tolerance = max(TOLERANCE, 10 * rounding)
+        log.info(
+            "all permutations together change the output by %.0e, the last digit of the weights by %.0e: an error up to %.0e "
+            "counts as rounding in the proof of this network's groups", error, rounding, tolerance,
+        )  # fmt: skip
+    wrong = [] if error <= tolerance else _wrong(families, error_of, tolerance)
     refused = {group.name for family in wrong for group in family}
     if not refused:
         return found
@@ -69,46 +85,24 @@ def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
                 tensor.copy_(0.5 + noise if not name.endswith("running_mean") else noise - 0.5)
 
 
-def _wrong(
-    trial: nn.Module,
-    inputs: tuple,
-    found: PermutationGroups,
-    families: list[tuple[Group, ...]],
-    perms: Mapping[str, Index],
-    tolerance: float,
-) -> list[tuple[Group, ...]]:
+def _wrong(families: Sequence[Family], error_of: Callable[[Sequence[Family]], float], tolerance: float) -> list[Family]:
     """Bisect: the families of groups that change the output, each found alone."""
-    if not families or _error_of(trial, inputs, found, families, perms) <= tolerance:
+    if not families or error_of(families) <= tolerance:
         return []
     if len(families) == 1:
-        return families
+        return list(families)
     half = len(families) // 2
-    wrong = [
-        family
-        for part in (families[:half], families[half:])
-        for family in _wrong(trial, inputs, found, part, perms, tolerance)
-    ]
-    return wrong or families  # each half is right alone, not together: refuse them all
-
-
-def _error_of(
-    trial: nn.Module,
-    inputs: tuple,
-    found: PermutationGroups,
-    families: list[tuple[Group, ...]],
-    perms: Mapping[str, Index],
-) -> float:
-    """`relative_error` where some families are permuted, together."""
-    names = {group.name for family in families for group in family}
-    subset = [group for group in found if group.name in names]
-    moved = {name: perm for name, perm in perms.items() if name in names}
-    outputs = [layer_permutation(units, found.groups, moved) if units else None for units in found.outputs]
-    return relative_error(trial, inputs, subset, perms, outputs)
+    wrong = _wrong(families[:half], error_of, tolerance) + _wrong(families[half:], error_of, tolerance)
+    return wrong or list(families)  # each half is right alone, not together: refuse them all
 
 
 def rounding_error(model: nn.Module, inputs: tuple, draws: int = 3) -> float:
-    """By how much the outputs change, over the largest output, where every weight changes by its last digit: the most of some
-    draws. A permutation changes the order of sums, which a network may amplify as much.
+    """By how much the outputs change, over the largest output, where every weight changes by its last digit.
+
+    A permutation changes the order of sums, which a network may amplify as much.
+
+    Args:
+        draws: how many changes are drawn; the largest error counts.
     """
     generator = torch.Generator().manual_seed(0)
     errors = [0.0]

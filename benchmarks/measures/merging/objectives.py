@@ -11,7 +11,6 @@ average is at chance.
 """
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,10 +114,7 @@ def _figures(pair: Pair) -> Record:
     a, b = pair.a.model, pair.b.model
     x = pair.matched_on[0][0][:1]
     groups = featviz.permutation_groups(a, x)
-    alignments = {
-        kind: weight_alignment(a, b, groups, scale_free, [x for x, _ in pair.matched_on])
-        for kind, scale_free in KINDS.items()
-    }
+    alignments = {kind: weight_alignment(a, b, groups, scale_free) for kind, scale_free in KINDS.items()}
     alignments["activations"] = featviz.align(pair.a, pair.b, x, "activations", pair.matched_on)
     rows = {}
     for kind, alignment in alignments.items():
@@ -138,11 +134,8 @@ def _figures(pair: Pair) -> Record:
     return {"parents": [accuracy(parent, pair) for parent in (pair.a, pair.b)], "rows": rows}
 
 
-def weight_alignment(
-    a: nn.Module, b: nn.Module, groups: PermutationGroups, scale_free: bool, data: Iterable[Tensor]
-) -> PermutationAlignment:
+def weight_alignment(a: nn.Module, b: nn.Module, groups: PermutationGroups, scale_free: bool) -> PermutationAlignment:
     """Weight matching, from weights alone, in which every filter's scale is arbitrary, or none."""
-    del data
     filters = {axis.parameter for group in groups for axis in group.axes if axis.axis == 0}
     assumed = replace(groups, normalized=frozenset(filters if scale_free else ()))
     matching = match_weights(MatchingProblem("weights", (a, b), assumed), WeightMatchingOptions())

@@ -14,7 +14,7 @@ networks have ReLU in place of ReLU6 there.
 """
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +99,9 @@ def clipped_shares(subject: featviz.Subject, layers: Collection[str], pair: Pair
     return {name: counts[name] / totals[name] for name in layers}
 
 
-def _observe(subject: featviz.Subject, layers: Collection[str], batches: list[Tensor], look) -> None:
+def _observe(
+    subject: featviz.Subject, layers: Collection[str], batches: list[Tensor], look: Callable[[str, Tensor], object]
+) -> None:
     """Call `look(layer, output)` for every batch."""
     modules = dict(subject.model.named_modules())
     handles = [

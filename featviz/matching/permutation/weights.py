@@ -42,7 +42,8 @@ def match_weights(
     """Method "weights".
 
     Args:
-        start: permutations from which one more start begins; None: activation matching's, where there is data.
+        start: permutations from which one more start begins; None: activation matching's, where there is data, with its
+            default options.
 
     Raises:
         AlignmentError: the weights are not finite.
