@@ -10,6 +10,7 @@ from browsing import absent, count, heading
 def test_arrow_keys_go_through_the_units_in_the_order_of_the_panels(open_page, ordinary):
     opened = open_page(ordinary, "#layer=layer1&sort=-score&fate=kept")
     opened.click(".panel a >> nth=0")
+    heading(opened, "layer1:14")
     for key, label in (("ArrowRight", 7), ("ArrowRight", 0), ("ArrowRight", 0), ("ArrowLeft", 7), ("ArrowLeft", 14)):
         opened.keyboard.press(key)
         heading(opened, f"layer1:{label}")
