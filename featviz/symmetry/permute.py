@@ -112,11 +112,16 @@ def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str
     Raises:
         KeyError: a group's parameter is missing from the network.
     """
-    permuted = copy_of(model)
-    tensors = named_tensors(permuted)
+    tensors = named_tensors(model)
     sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     indices = axis_indices(groups, perms, sizes)
-    with torch.no_grad():
-        for name in {key[0] for key in indices}:
-            tensors[name].copy_(gather(tensors[name], name, indices))
-    return permuted
+    permuted: dict[int, object] = {}
+    for name in {key[0] for key in indices}:
+        tensor = tensors[name]
+        gathered = gather(tensor.detach(), name, indices)
+        if gathered.stride() != tensor.stride():  # the layout of a network in channels_last stays
+            gathered = torch.empty_like(tensor.detach()).copy_(gathered)
+        permuted[id(tensor)] = (
+            type(tensor)(gathered, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else gathered
+        )
+    return copy_of(model, permuted)

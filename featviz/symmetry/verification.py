@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from featviz.errors import AlignmentError
 from featviz.isolation import copy_of
@@ -20,6 +22,7 @@ from featviz.weights.tensors import named_tensors, tensors_of
 log = logging.getLogger("featviz.symmetry")
 
 Family = tuple[Group, ...]
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 AMPLIFIED = 1e-5  # the largest error that may be rounding: what a wrong permutation does is larger by far
 REFUSED = "permuting it changes the output (found by verification)"
@@ -64,10 +67,37 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
     return replace(kept, pinned=(*found.pinned, *pinned))
 
 
+class _Float64Throughout(TorchDispatchMode):
+    """While active, what a network converts to a lower precision (attention: `q.float()`) or makes in it is float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") in LOWER:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        if not func._schema.is_mutable:
+            args = tree_map_only(Tensor, _as_float64, args)
+        return func(*args, **kwargs)
+
+
+def _as_float64(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype in LOWER else tensor
+
+
+def _outputs(model: nn.Module, inputs: tuple) -> list[Tensor]:
+    """The tensors that a network of float64 weights returns, computed in float64 throughout where its code allows it."""
+    with torch.no_grad():
+        try:
+            with _Float64Throughout():
+                return tensors_of(model(*inputs))
+        except RuntimeError as error:  # it writes float64 into a tensor that it made in a lower precision
+            reason = str(error).strip().partition("\n")[0]
+            log.info("the proof of the groups keeps the network's own conversions to lower precision: %s", reason)
+            return tensors_of(model(*inputs))
+
+
 def is_random(model: nn.Module, inputs: tuple) -> bool:
     """Whether two fresh copies of the network give different outputs on the same input."""
-    with torch.no_grad():
-        one, other = (tensors_of(copy_of(model)(*inputs)) for _ in range(2))
+    one, other = (_outputs(copy_of(model), inputs) for _ in range(2))
     return any(_relative_difference(a, b) > TOLERANCE for a, b in zip(one, other, strict=True))
 
 
@@ -78,9 +108,12 @@ def randomise_constants(model: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for name, tensor in named_tensors(model).items():
-            if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.isinf().any():
+            if not tensor.is_floating_point() or tensor.numel() < 2:
                 continue
-            if (tensor == tensor.flatten()[0]).all() or name.endswith(("running_mean", "running_var")):
+            values = tensor.flatten()
+            constant = bool(values[0] == values[-1]) and bool((values == values[0]).all())
+            statistics = name.endswith(("running_mean", "running_var"))
+            if (constant or statistics) and not values.isinf().any():
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
                 tensor.copy_(0.5 + noise if not name.endswith("running_mean") else noise - 0.5)
 
@@ -106,14 +139,14 @@ def rounding_error(model: nn.Module, inputs: tuple, draws: int = 3) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     errors = [0.0]
+    before = _outputs(copy_of(model), inputs)
     with torch.no_grad():
-        before = tensors_of(copy_of(model)(*inputs))
         for _ in range(draws):
             changed = copy_of(model)
             for parameter in changed.parameters():
                 sign = torch.randint(-1, 2, parameter.shape, generator=generator).to(parameter)
                 parameter.mul_(1 + torch.finfo(parameter.dtype).eps * sign)
-            after = tensors_of(changed(*inputs))
+            after = _outputs(changed, inputs)
             errors += [_relative_difference(one, other) for one, other in zip(before, after, strict=True)]
     return max(errors)
 
@@ -134,8 +167,7 @@ def relative_error(
         AlignmentError: the network's output has NaN.
     """
     permuted = permute_module(model, groups, perms)  # first: a model may keep a state
-    with torch.no_grad():
-        before, after = tensors_of(model(*inputs)), tensors_of(permuted(*inputs))
+    before, after = _outputs(model, inputs), _outputs(permuted, inputs)
     if any(tensor.isnan().any() for tensor in before):
         raise AlignmentError(
             "the network's output on the example input has NaN: check its weights and the example input."
