@@ -109,10 +109,9 @@ class _Family:
     def units(self) -> list[int]:
         return [unit for group in self.groups for unit in group.reshape(-1).tolist()]
 
-    def sort(self, first: dict[int, int]) -> None:
-        """Order units within rows, and rows, by their first owned id."""
-        never = len(first) + max(first.values(), default=0) + 1
-        keys = [np.vectorize(lambda unit: first.get(int(unit), never))(group) for group in self.groups]
+    def sort(self, first: Index) -> None:
+        """Order units within rows, and rows, by their first owned id: `first` of every unit."""
+        keys = [first[group] for group in self.groups]
         orders = [np.argsort(key, axis=1, kind="stable") for key in keys]
         rows = np.argsort(np.min([key.min(1) for key in keys], axis=0), kind="stable")
         self.groups = [np.take_along_axis(g, order, 1)[rows] for g, order in zip(self.groups, orders, strict=True)]
@@ -134,9 +133,8 @@ class _Families:
     ) -> None:
         self.unit_of, self.reasons, self.owned, self.rank, self.structure = unit_of, reasons, owned, rank, structure
         self.inside, self.is_block, self.pinned = self._memberships(trace)
-        self.lies_in: dict[int, list[tuple[int, int]]] = defaultdict(
-            list
-        )  # unit -> (rank of its id there, the block's id)
+        # unit -> (rank of its id there, the block's id)
+        self.lies_in: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for unit, block_id, position in self.inside.tolist():
             self.lies_in[unit].append((position, block_id))
 
@@ -159,11 +157,12 @@ class _Families:
                 families.append(_Family(groups, several=True))
             else:
                 families += [_Family([group]) for group in groups if group.size > 1]
-        first = {unit: int(ids.min()) for unit, (_, ids) in self.owned.items()}
+        first = np.full(len(self.pinned), len(self.unit_of))  # a unit that owns nothing comes last
+        for unit, (_, ids) in self.owned.items():
+            first[unit] = ids.min()
         for family in families:
             family.sort(first)
-        never = len(self.unit_of)
-        return sorted(families, key=lambda family: min(first.get(unit, never) for unit in family.units))
+        return sorted(families, key=lambda family: int(first[family.units].min()))
 
     def _memberships(self, trace: Trace) -> tuple[Index, dict[int, list[tuple[int, int]]], NDArray[np.bool_]]:
         """Which unit lies in which block, (n, 3): a unit, the id of a block that one of its ids lies in, that id's
