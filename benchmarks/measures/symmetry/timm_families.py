@@ -6,7 +6,7 @@ A family is a module of timm (`timm.list_modules()`), its smallest member the on
 runs in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all
 groups together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told
 apart: tracing (the network runs once, every operator with its rule), solving (unit ids to groups), and the proof (float64).
-Two networks are measured at a time, each on one thread.
+Two networks are measured at a time, each on one thread; those that take more than `SLOW` seconds once more, alone, on two.
 """
 
 import argparse
@@ -35,9 +35,11 @@ from measures.symmetry.architectures import pinned_units
 
 NAME = "timm_families"
 LIMIT = 300  # seconds for one network, import of torch and the check of the result included
+SLOW = 100
+LARGE = ("densenet264d",)  # not the smallest of its family: 264 layers, each reads all before it
 HEAD = (
     *("family", "smallest member", "weights, M", "result", "error", "free units", "in blocks", "pinned"),
-    *("tracing, s", "solving, s", "proof, s", "peak MiB"),
+    *("threads", "tracing, s", "solving, s", "proof, s", "peak MiB"),
 )
 
 
@@ -47,52 +49,66 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    """Every family is written to `--runs` when it is finished, and read again by the next run."""
+    """Every network is written to `--runs` when it is finished, and read again by the next run."""
     args.runs.mkdir(parents=True, exist_ok=True)
+    names = [*args.families, *LARGE]
     with ThreadPoolExecutor(2) as pool:
-        files = [args.runs / f"timm-{timm.__version__}-{family}.json" for family in args.families]
-        cases = list(tqdm(pool.map(_known_or_new, args.families, files), total=len(files)))
-    return {"timm": timm.__version__, "families": dict(zip(args.families, cases, strict=True))}
+        files = [args.runs / f"timm-{timm.__version__}-{name}.json" for name in names]
+        cases = list(tqdm(pool.map(_known_or_new, names, files), total=len(files)))
+    for number in tqdm([number for number, case in enumerate(cases) if _is_slow(case)]):
+        cases[number] = _network(names[number], threads=2)
+        write_record(files[number], cases[number])
+    return {"timm": timm.__version__, "families": dict(zip(names, cases, strict=True))}
 
 
-def _known_or_new(family: str, file: Path) -> dict[str, Any]:
+def _known_or_new(name: str, file: Path) -> dict[str, Any]:
     if not file.exists():
-        write_record(file, _family(family))
+        write_record(file, _network(name, threads=1))
     return json.loads(file.read_text())
 
 
-def _family(family: str) -> dict[str, Any]:
-    """One family, in a process of its own."""
+def _is_slow(case: dict[str, Any]) -> bool:
+    return case["threads"] == 1 and ("seconds" not in case or sum(case["seconds"].values()) > SLOW)
+
+
+def _network(name: str, threads: int) -> dict[str, Any]:
+    """The smallest member of a family, or one of `LARGE`, in a process of its own."""
     try:
-        return process.in_own_process(_smallest_case, family, limit=LIMIT)
+        return process.in_own_process(_case, name, threads, limit=LIMIT)
     except TimeoutError:
-        name, weights = process.in_own_process(smallest_member, family)
-        return {"name": name, "weights": weights, "result": f"not finished in {LIMIT} s"}
+        network, weights = process.in_own_process(_name_and_size, name)
+        return {"name": network, "weights": weights, "threads": threads, "result": f"not finished in {LIMIT} s"}
 
 
-def _smallest_case(family: str) -> dict[str, Any]:
-    name, weights = smallest_member(family)
-    return {"name": name, "weights": weights, **_case(name)}
+def _name_and_size(name: str) -> tuple[str, int]:
+    return (name, size(name)) if name in LARGE else smallest_member(name)
 
 
 def smallest_member(family: str) -> tuple[str, int]:
-    """The member with the fewest parameters, and their number; timm's own test networks (`test_*`) are left out.
-
-    No memory is taken for weights.
-    """
+    """The member with the fewest parameters, and their number; timm's own test networks (`test_*`) are left out."""
     sizes = {}
     for name in timm.list_models(module=family, exclude_filters="test_*"):
-        with torch.device("meta"):
-            try:
-                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
-            except (RuntimeError, NotImplementedError):  # its constructor computes with values
-                continue
+        try:
+            sizes[name] = size(name)
+        except (RuntimeError, NotImplementedError):  # its constructor computes with values
+            continue
     return min(sizes.items(), key=lambda item: item[1])
 
 
-def _case(name: str) -> dict[str, Any]:
-    """One network, in this process, on one thread."""
-    torch.set_num_threads(1)
+def size(name: str) -> int:
+    """How many weights a network has; no memory is taken for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(name).parameters())
+
+
+def _case(name: str, threads: int) -> dict[str, Any]:
+    """One network, in this process."""
+    network, weights = _name_and_size(name)
+    return {"name": network, "weights": weights, "threads": threads, **_traced(network, threads)}
+
+
+def _traced(name: str, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False).eval()
     shape = model.default_cfg["input_size"]
@@ -140,10 +156,10 @@ def _refusal(model: nn.Module, x: Tensor) -> str:
 def table(records: list[Record]) -> str:
     rows = []
     for family, row in records[0]["families"].items():
-        figures = [""] * 8
+        figures = ["", "", "", "", str(row["threads"]), "", "", "", ""]
         if "relative_error" in row:
             counts = [f"{row[key]:,}" for key in ("free", "in_blocks", "pinned")]
-            figures = [f"{row['relative_error']:.0e}", *counts]
+            figures = [f"{row['relative_error']:.0e}", *counts, str(row["threads"])]
             figures += [f"{row['seconds'][part]:.1f}" for part in ("tracing", "solving", "proof")]
             figures += [f"{row['peak_mib']:,.0f}"]
         rows.append([family, row["name"], f"{row['weights'] / 1e6:.1f}", row["result"], *figures])
