@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featviz.errors import ModelError
@@ -23,6 +24,10 @@ from featviz.symmetry.trace import OUTPUT, ModuleTensor, Trace
 from featviz.symmetry.unit_tracer import UnitTracer, axes_of
 from featviz.weights.tensors import named_tensors, tensors_of
 
+aten = torch.ops.aten
+FUSED_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
+SINGLE_OPERATORS = aten._scaled_dot_product_attention_math.default.decompose
+
 
 class Propagation(TorchDispatchMode):
     """While active, every operator that torch runs passes through its rule."""
@@ -34,6 +39,12 @@ class Propagation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tracer, call = self.tracer, Call(func, args, kwargs or {})
+        if func is FUSED_ATTENTION:
+            return self._attention(call)
+        with self:
+            made = func.decompose(*args, **call.kwargs)  # within `_attention`, composite operators come here whole
+        if made is not NotImplemented:
+            return made
         constant = all(tracer.is_constant(tensor) for tensor in call.inputs)
         call.out = func(*args, **call.kwargs)
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -43,6 +54,26 @@ class Propagation(TorchDispatchMode):
         if not constant and not self.paused:
             self._apply(call)
             self.scales.follow(call)
+        return call.out
+
+    def _attention(self, call: Call) -> tuple[Tensor, Tensor]:
+        """Attention in one kernel: its single operators tell the units; they run on shapes alone.
+
+        Where their rules read numbers, those of a mask, they compute the output as well.
+        """
+        tracer, inputs = self.tracer, (call["query"], call["key"], call["value"])
+        options = (call["attn_mask"], call["dropout_p"], call["is_causal"])
+        if options[0] is not None or options[2] or any(tracer.is_constant(tensor) for tensor in inputs):
+            with self:
+                out, _ = SINGLE_OPERATORS(*inputs, *options, scale=call["scale"])
+            return out, out.new_empty(0)
+        shapes = [torch.empty_like(tensor, device="meta") for tensor in inputs]
+        for shape, tensor in zip(shapes, inputs, strict=True):
+            tracer.set_ids(shape, tracer.ids_of(tensor))
+        with self:
+            result, _ = SINGLE_OPERATORS(*shapes, *options, scale=call["scale"])
+        call.out = call.operator(*call.args, **call.kwargs)
+        tracer.set_ids(call.outputs[0], tracer.ids_of(result))
         return call.out
 
     def _apply(self, call: Call) -> None:
@@ -76,8 +107,8 @@ def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Tr
     tracer = UnitTracer(model)
     propagation = Propagation(tracer, FilterScales(named_tensors(model)))
     _record_modules(model, propagation)
-    kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with torch.no_grad(), without_attention_fastpath(), kernel, propagation:
+    kernels = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    with torch.no_grad(), without_attention_fastpath(), kernels, propagation:
         output = model(*inputs)
     outputs = tensors_of(output)
     if not outputs:
