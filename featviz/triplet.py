@@ -190,7 +190,15 @@ def _parents(match: UnitMatch | UnitMix) -> tuple[str, str, str]:
         more = f" + {len(own) - 1} more" if len(own) > 1 else ""
         names.append(f"{model}:{own[0].unit} ({own[0].weight:.2f}){more}" if own else f"no member in {model}")
     one_sided = match.a is None or match.b is None
-    agreed = "fixed" if match.fixed else "of one network" if one_sided else f"agree {match.score:.2f}"
+    agreed = (
+        "fixed"
+        if match.fixed
+        else "of one network"
+        if one_sided
+        else "one part is constant"
+        if match.unmatched
+        else f"agree {match.score:.2f}"
+    )
     return names[0], names[1], f"{len(match.members)} members, {agreed}"
 
 

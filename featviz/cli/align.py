@@ -107,13 +107,15 @@ def run(args: Namespace) -> None:
     for which, own in zip("AB", alignment.private, strict=True):
         if own:
             print(f"private to {which}: {', '.join(own)}")
+    unmatched = sum(int((scores == 0).sum()) for scores in alignment.scores.values())
     if not isinstance(alignment, PermutationAlignment):
+        if unmatched:
+            print(f"merged units whose parts have nothing in common, since one is constant or missing: {unmatched}")
         print(f"{'group':32} {'units':>6} {'parts agree':>12}")
         for group in alignment.groups:
             print(f"{group.name:32} {group.size:6d} {alignment.scores[group.name].mean():12.3f}")
         return
     print(f"units of B that move: {alignment.moved_units} of {alignment.groups.free_units}")
-    unmatched = sum(int((scores == 0).sum()) for scores in alignment.scores.values())
     if unmatched:
         print(f"units without a partner, since one of both is constant: {unmatched}")
     print("objective of each start: " + ", ".join(f"{value:.3f}" for value in alignment.matching.objectives))

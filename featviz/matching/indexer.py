@@ -65,7 +65,8 @@ class UnitMatch:
 class UnitMix:
     """Merged unit `unit` of a layer and its members, the strongest first; in place of a `UnitMatch` where units are combined.
 
-    `score` is the correlation of A's and B's parts of it, NaN where the unit may not move.
+    `score` is the correlation of A's and B's parts of it, NaN where the unit may not move; exactly 0 where there is nothing to
+    compare (`unmatched`).
     """
 
     layer: str
@@ -85,6 +86,11 @@ class UnitMix:
     @property
     def fixed(self) -> bool:
         return bool(np.isnan(self.score))
+
+    @property
+    def unmatched(self) -> bool:
+        """Whether its two parts have nothing in common: one does not vary on the data, or a network has no unit in it."""
+        return self.score == 0
 
     def record(self, most: int = 8) -> dict[str, object]:
         """Ready for JSON, with `most` members and the number of the others."""

@@ -216,6 +216,10 @@ def test_a_unit_that_is_constant_on_the_data_has_no_partner(method):
     assert all("no partner" in str(match) for match in matches if match.unmatched)
     assert all(match.b == perm[match.a] for match in matches if not match.unmatched)
     assert {matches[1].b, matches[4].b} == {perm[1], perm[4]}
+    for combining in ("zipit", "ot", "cca"):
+        indexer = featviz.align(a, b, x[:1], combining, [x.clamp(0.01, 0.99)]).indexer
+        mixes = [indexer.mix("1", unit) for unit in range(8)]
+        assert [mix.unmatched for mix in mixes] == [unit in (1, 4) for unit in range(8)], combining
 
 
 def test_positions_of_maps_are_taken_from_a_grid_that_moves():

@@ -22,7 +22,8 @@ Pair = tuple[Floats, Floats]  # of A, of B
 class LinearCombination:
     """Per group: `merge` (m, n) and `unmerge` (n, m) of A and of B, float64, with m = n.
 
-    scores: per group (m,), how far A's and B's parts of each merged unit correlate.
+    scores: per group (m,), how far A's and B's parts of each merged unit correlate; 0 where one part does not vary on the data,
+        NaN in groups that own no parameters.
     """
 
     merge: Mapping[str, Pair]

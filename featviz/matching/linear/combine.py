@@ -34,7 +34,7 @@ def combine_groups(
             scores[name] = statistics[name].part_correlations(*merge[name])
         else:
             eye = np.eye(group.size)
-            merge[name], unmerge[name], scores[name] = (eye / 2, eye / 2), (eye, eye), np.zeros(group.size)
+            merge[name], unmerge[name], scores[name] = (eye / 2, eye / 2), (eye, eye), np.full(group.size, np.nan)
     combination = LinearCombination(merge, unmerge, scores)
     check_combinable(problem.model_a, problem.groups, combination, problem.method)
     return combination
