@@ -59,6 +59,9 @@ class WeightMatchingOptions(MethodOptions):
     restarts: int = option(4, "starts; the best one is kept", 1, 10**6)
     sweeps: int = option(100, "sweeps over all groups per start, at most", 0, 10**6)
     tolerance: float = option(1e-9, "relative gain of a sweep under which a start has converged", 0.0, 1.0)
+    scale_free: int = option(
+        0, "1: compare every filter at unit norm, where norms were folded in; 0: those before a batch norm alone", 0, 1
+    )
 
 
 @dataclass(frozen=True)

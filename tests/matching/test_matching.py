@@ -11,6 +11,7 @@ from torch import nn
 
 import featviz
 from featviz.config import AlignConfig
+from featviz.config.matching_options import SinkhornOptions, WeightMatchingOptions
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Matching, assign, scores_and_margins
 from featviz.matching.permutation.compared_weights import ComparedWeights
@@ -182,6 +183,25 @@ def test_weights_are_compared_by_their_plain_inner_product_where_no_norm_follows
     found = featviz.weight_objectives(a, b, alignment)
     assert (found.plain, found.scale_free) == pytest.approx((plain, scale_free))
     assert alignment.matching.objectives == pytest.approx((mixed,))
+
+
+@pytest.mark.parametrize(("method", "options"), [("weights", WeightMatchingOptions), ("sinkhorn", SinkhornOptions)])
+def test_filters_of_arbitrary_scale_are_found_scale_free(method, options):
+    """Folded norms: B's filters have scales that the next layer undoes, and noise; the plain sum is of the large ones."""
+    a = seeded(lambda: nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 3)))
+    x = torch.rand(1, 12)
+    b, _, truth = planted(a, x)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (a, b):
+            scale = torch.logspace(-1, 1, 24)[torch.randperm(24, generator=generator)]
+            network[0].weight.mul_(scale[:, None]).mul_(1 + 0.3 * torch.randn(24, 12, generator=generator))
+            network[0].bias.mul_(scale)
+            network[2].weight.div_(scale)
+    found = [featviz.align(a, b, x, method, options=options(scale_free=kind)).permutations for kind in (0, 1)]
+    plain, scale_free = (sum(int((perms[n] == perm).sum()) for n, perm in truth.items()) for perms in found)
+    assert scale_free == 24
+    assert plain < 16
 
 
 def test_units_that_float32_cannot_tell_apart_are_matched_in_float64():

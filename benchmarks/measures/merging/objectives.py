@@ -136,9 +136,9 @@ def _figures(pair: Pair) -> Record:
 
 def weight_alignment(a: nn.Module, b: nn.Module, groups: PermutationGroups, scale_free: bool) -> PermutationAlignment:
     """Weight matching, from weights alone, in which every filter's scale is arbitrary, or none."""
-    filters = {axis.parameter for group in groups for axis in group.axes if axis.axis == 0}
-    assumed = replace(groups, normalized=frozenset(filters if scale_free else ()))
-    matching = match_weights(MatchingProblem("weights", (a, b), assumed), WeightMatchingOptions())
+    assumed = replace(groups, normalized=frozenset())
+    options = WeightMatchingOptions(scale_free=int(scale_free))
+    matching = match_weights(MatchingProblem("weights", (a, b), assumed), options)
     return PermutationAlignment(groups, "weights", 0, digest(a), digest(b), matching)
 
 

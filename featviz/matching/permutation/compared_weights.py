@@ -10,6 +10,7 @@ other weights are compared as they are: there the sum is the plain inner product
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -87,9 +88,17 @@ class ComparedWeights:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, problem: MatchingProblem) -> "ComparedWeights":
-        """Of the first two networks of a problem."""
-        return cls(problem.model_a, problem.model_b, problem.groups, problem.names_in_b)
+    def of(cls, problem: MatchingProblem, scale_free: bool = False) -> "ComparedWeights":
+        """Of the first two networks of a problem.
+
+        Args:
+            scale_free: take every filter's scale as arbitrary, as if a batch norm followed each.
+        """
+        groups = problem.groups
+        if scale_free:
+            filters = frozenset(axis.parameter for group in groups for axis in group.axes if axis.axis == 0)
+            groups = replace(groups, normalized=filters)
+        return cls(problem.model_a, problem.model_b, groups, problem.names_in_b)
 
     def permuted(self, name: str, perms: Mapping[str, Index]) -> Tensor:
         """Parameter `name` of B'; groups that are not in `perms` stay as they are."""

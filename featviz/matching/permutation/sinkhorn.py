@@ -46,7 +46,7 @@ def match_sinkhorn(problem: MatchingProblem, options: SinkhornOptions) -> Matchi
     """
     refuse_blocks(problem.groups, "method 'sinkhorn'")
     start = match_weights(replace(problem, method="weights", data=None, progress=None), options)
-    weights = ComparedWeights.of(problem)
+    weights = ComparedWeights.of(problem, bool(options.scale_free))
     perms = dict(start.perms) | ascend(weights, dict(start.perms), options, problem.progress)
     generator = np.random.default_rng([problem.seed, options.restarts])
     perms = coordinate_descent(SimilarityCache(weights), problem.groups, perms, options, generator)

@@ -50,7 +50,7 @@ def match_weights(
     """
     if start is None and problem.data is not None:
         start = match_correlations(problem, ActivationOptions()).perms
-    weights = ComparedWeights.of(problem)
+    weights = ComparedWeights.of(problem, bool(options.scale_free))
     total = options.restarts + (start is not None)
 
     def run(number: int) -> Start:
