@@ -176,29 +176,20 @@ def _uncompiled(subject: Subject) -> Subject:
 def _parents(match: UnitMatch | UnitMix) -> tuple[str, str, str]:
     """Captions of A, B (or B') and the merged network."""
     if isinstance(match, UnitMatch):
-        how = (
-            "fixed"
-            if match.fixed
-            else "no partner"
-            if match.unmatched
-            else f"score {match.score:.2f} ({match.margin:+.2f})"
-        )
+        agreed = "no partner" if match.unmatched else f"score {match.score:.2f} ({match.margin:+.2f})"
+        how = "fixed" if match.fixed else agreed
         return f"A:{match.a}", f"B:{match.b}, {how}", f"A:{match.a} + B:{match.b}"
     names = []
     for model in ("A", "B"):
         own = [member for member in match.members if member.model == model]
         more = f" + {len(own) - 1} more" if len(own) > 1 else ""
         names.append(f"{model}:{own[0].unit} ({own[0].weight:.2f}){more}" if own else f"no member in {model}")
-    one_sided = match.a is None or match.b is None
-    agreed = (
-        "fixed"
-        if match.fixed
-        else "of one network"
-        if one_sided
-        else "one part is constant"
-        if match.unmatched
-        else f"agree {match.score:.2f}"
-    )
+    if match.fixed:
+        agreed = "fixed"
+    elif match.a is None or match.b is None:
+        agreed = "of one network"
+    else:
+        agreed = "one part is constant" if match.unmatched else f"agree {match.score:.2f}"
     return names[0], names[1], f"{len(match.members)} members, {agreed}"
 
 

@@ -76,9 +76,7 @@ def gather(tensor: Tensor, parameter: str, indices: AxisIndex) -> Tensor:
     """
     own = sorted((key[2], key[1], index) for key, index in indices.items() if key[0] == parameter)
     for blocks, axis, index in own:
-        if (
-            blocks == 1 and axis == tensor.dim() - 1
-        ):  # here `gather` runs in threads, 2 to 7 times as fast as `index_select`
+        if blocks == 1 and axis == tensor.dim() - 1:  # `gather` is up to 7 times as fast here: it runs in threads
             tensor = tensor.gather(axis, torch.from_numpy(index).to(tensor.device).expand_as(tensor))
         elif blocks == 1:
             tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
@@ -125,7 +123,7 @@ def permute_module(model: nn.Module, groups: Iterable[Group], perms: Mapping[str
         gathered = gather(tensor.detach(), name, indices)
         if gathered.stride() != tensor.stride():  # the layout of a network in channels_last stays
             gathered = torch.empty_like(tensor.detach()).copy_(gathered)
-        permuted[id(tensor)] = (
-            type(tensor)(gathered, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else gathered
-        )
+        if isinstance(tensor, nn.Parameter):
+            gathered = type(tensor)(gathered, tensor.requires_grad)
+        permuted[id(tensor)] = gathered
     return copy_of(model, permuted)

@@ -44,6 +44,23 @@ def test_a_permuted_network_computes_the_same_function(name):
     assert not groups.unknown
 
 
+def test_weights_made_in_inference_mode_are_permuted():
+    with torch.inference_mode():
+        model = seeded(TinyResNet)
+    groups = permutation_groups(model, torch.rand(1, 3, 8, 8))
+    perms = random_permutations(groups, 1)
+    permuted = permute_module(model, groups, perms)
+    assert (model.bn1.running_mean != permuted.bn1.running_mean).any()
+    assert relative_difference(model, permuted, torch.rand(2, 3, 8, 8)) < 1e-10
+
+
+def test_the_layout_of_a_network_in_channels_last_stays():
+    model = seeded(TinyResNet).to(memory_format=torch.channels_last)
+    groups = permutation_groups(model, torch.rand(1, 3, 8, 8))
+    permuted = permute_module(model, groups, random_permutations(groups, 1))
+    assert permuted.conv1.weight.stride() == model.conv1.weight.stride()
+
+
 def test_the_permutation_does_move_the_weights():
     model = seeded(TinyResNet)
     groups = permutation_groups(model, torch.rand(1, 3, 8, 8))
