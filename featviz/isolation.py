@@ -88,8 +88,9 @@ def _deep_copy(model: Network, shared: Mapping[int, object]) -> tuple[Network, d
                     hooks = getattr(module, name)
                     memo[id(hooks)] = copy.copy(hooks)
                 for value in (*vars(module).values(), *module._buffers.values()):
-                    given = not isinstance(value, Tensor) or id(value) in shared
-                    if not given and (not value.is_leaf or value.is_inference()):
+                    if not isinstance(value, Tensor) or id(value) in shared:
+                        continue
+                    if not value.is_leaf or value.is_inference():
                         memo[id(value)] = value.detach().clone()
             return copy.deepcopy(model, memo), memo
         except Exception as error:
