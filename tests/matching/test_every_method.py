@@ -177,6 +177,7 @@ NONSENSE = {
     "sweeps": [-1, "many", 1.0],
     "positions": [-1, 1.5, "all", None],
     "tolerance": [-1.0, 2, float("nan"), "x"],
+    "scale_free": [2, -1, 0.5, True, "yes", None],
     "alpha": [-0.1, 1.1, float("nan"), "half", None],
     "beta": [1.5, -1, True],
     "gamma": [-1.0, float("inf"), [1.0]],
