@@ -1,5 +1,7 @@
 """The smallest networks that can show a fault, and how the tests permute them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -187,6 +189,34 @@ class Heads(nn.Module):
         if self.kind == "a gate for each head":
             y = y * self.per_head
         return self.head((x + self.out(y.transpose(1, 2).flatten(2))).mean(1))
+
+
+class Attending(nn.Module):
+    """Attention of all patches of 2 x 2 pixels, on a stream of `stream` channels.
+
+    Args:
+        attend: queries, keys and values (1, heads, patches, size) -> what the heads return.
+    """
+
+    def __init__(
+        self,
+        stream: int = 6,
+        heads: int = 3,
+        size: int = 4,
+        attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
+    ) -> None:
+        super().__init__()
+        self.heads, self.size, self.attend = heads, size, attend
+        width = heads * size
+        self.patch, self.qkv, self.out, self.head = (
+            nn.Conv2d(3, stream, 2, 2), nn.Linear(stream, 3 * width), nn.Linear(width, stream), nn.Linear(stream, 2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).mT
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        y = self.attend(q, k, v).transpose(1, 2).flatten(2)
+        return self.head((x + self.out(y)).mean(1))
 
 
 class Norms(nn.Module):

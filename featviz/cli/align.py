@@ -1,5 +1,6 @@
 """`featviz align`: two checkpoints -> the permutation that brings B into A's order, or how their units combine."""
 
+import math
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -113,7 +114,8 @@ def run(args: Namespace) -> None:
             print(f"merged units whose parts have nothing in common, since one is constant or missing: {unmatched}")
         print(f"{'group':32} {'units':>6} {'parts agree':>12}")
         for group in alignment.groups:
-            print(f"{group.name:32} {group.size:6d} {alignment.scores[group.name].mean():12.3f}")
+            agree = alignment.scores[group.name].mean()  # NaN: a group without parameters, which is averaged as it is
+            print(f"{group.name:32} {group.size:6d} {'-' if math.isnan(agree) else f'{agree:.3f}':>12}")
         return
     print(f"units of B that move: {alignment.moved_units} of {alignment.groups.free_units}")
     if unmatched:

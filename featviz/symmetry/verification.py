@@ -75,7 +75,7 @@ class _Float64Throughout(TorchDispatchMode):
         if kwargs.get("dtype") in LOWER:
             kwargs = {**kwargs, "dtype": torch.float64}
         if not func._schema.is_mutable:
-            args = tree_map_only(Tensor, _as_float64, args)
+            args, kwargs = tree_map_only(Tensor, _as_float64, (args, kwargs))
         return func(*args, **kwargs)
 
 

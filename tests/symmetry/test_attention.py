@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from networks import seeded
-from torch import Tensor, nn
+from networks import Attending, seeded
 from torch.nn import functional as F
 
 from featviz.symmetry.discovery import permutation_groups
@@ -11,26 +10,6 @@ from featviz.symmetry.discovery import permutation_groups
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOWER = torch.ones(16, 16).tril() == 1
 FAR = -0.1 * (torch.arange(16)[:, None] - torch.arange(16)).abs()
-
-
-class Attending(nn.Module):
-    """Attention with three heads of four coordinates over 16 patches.
-
-    Args:
-        attend: queries, keys and values (1, 3, 16, 4) -> what the heads return.
-    """
-
-    def __init__(self, attend) -> None:
-        super().__init__()
-        self.attend = attend
-        self.patch, self.qkv, self.out, self.head = (
-            nn.Conv2d(3, 6, 2, 2), nn.Linear(6, 36), nn.Linear(12, 6), nn.Linear(6, 2),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).mT
-        q, k, v = self.qkv(x).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
-        return self.head(x + self.out(self.attend(q, k, v).transpose(1, 2).flatten(2)))
 
 
 def formula(q, k, v, mask=0.0):
@@ -65,7 +44,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_attention_in_one_kernel_has_the_groups_of_its_formula(case):
     kernel, written_out = (
-        permutation_groups(seeded(lambda attend=attend: Attending(attend)), X) for attend in CASES[case]
+        permutation_groups(seeded(lambda attend=attend: Attending(attend=attend)), X) for attend in CASES[case]
     )
     assert kernel.free_units == written_out.free_units > 0
     assert [(g.name, g.size, g.blocks) for g in kernel] == [(g.name, g.size, g.blocks) for g in written_out]

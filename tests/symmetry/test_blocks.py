@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from networks import Cardinal, GroupNormStem, Heads, Norms, planted, random_permutations, seeded
+from networks import Attending, Cardinal, GroupNormStem, Heads, Norms, planted, random_permutations, seeded
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import featviz
 from featviz.config import AlignConfig
@@ -90,7 +89,7 @@ def test_assignment_of_blocks_equals_brute_force():
         assert total == pytest.approx(best)
 
 
-@pytest.mark.parametrize("make", [lambda: Cardinal(2, 4, 2), lambda: nn.Sequential(Small(), nn.Flatten())])
+@pytest.mark.parametrize("make", [lambda: Cardinal(2, 4, 2), lambda: nn.Sequential(Attending(3, 2, 2), nn.Flatten())])
 def test_no_allowed_permutation_beats_weight_matching(make):
     """Against brute force over all permutations that keep blocks whole."""
     for seed in range(3):
@@ -117,19 +116,3 @@ def allowed(family, outer):
         inner = itertools.product(orders, repeat=group.blocks)
         per_group.append([(group.name, permutation_of_blocks(outer, np.array(orders))) for orders in inner])
     return [dict(chosen) for chosen in itertools.product(*per_group)]
-
-
-class Small(nn.Module):
-    """One attention with two heads of two coordinates on a stream of three."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.qkv, self.out, self.head = (
-            nn.Conv2d(3, 3, 2, 2), nn.Linear(3, 12), nn.Linear(4, 3), nn.Linear(3, 2),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).mT
-        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.head((x + self.out(y)).mean(1))

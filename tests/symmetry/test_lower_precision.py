@@ -39,6 +39,12 @@ def times_table(x):
     return torch.cat([x, torch.ones(1, 64)]) @ TABLE
 
 
+def attention_with_a_mask(x):
+    """Over 4 tokens of 16; the mask, too, is of float32 whatever the network is."""
+    x = x.view(1, 4, 16)
+    return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=TABLE[:4, :4]).flatten(1)
+
+
 KEPT = torch.zeros(1, 64)
 
 
@@ -46,7 +52,7 @@ def written_into_what_it_keeps(x):
     return KEPT.zero_().addmm_(x, TABLE)
 
 
-@pytest.mark.parametrize(("between", "free"), [(lambda x: x, 128), (times_table, 64)])
+@pytest.mark.parametrize(("between", "free"), [(lambda x: x, 128), (times_table, 64), (attention_with_a_mask, 64)])
 def test_rounding_to_float32_refuses_no_group(between, free):
     """The sums before a table that is no parameter stay at their places; the units that they sum over may move."""
     groups = permutation_groups(seeded(lambda: Casting(between)), X)

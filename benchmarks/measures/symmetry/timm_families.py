@@ -35,7 +35,7 @@ from measures.symmetry.architectures import pinned_units
 
 NAME = "timm_families"
 LIMIT = 300  # seconds for one network, import of torch and the check of the result included
-SLOW = 100
+SLOW = 100  # seconds of one network on one thread above which it is measured once more, on two
 LARGE = ("densenet264d",)  # not the smallest of its family: 264 layers, each reads all before it
 HEAD = (
     *("family", "smallest member", "weights, M", "result", "error", "free units", "in blocks", "pinned"),
@@ -45,20 +45,20 @@ HEAD = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the families that are finished")
-    parser.add_argument("--families", nargs="+", choices=timm.list_modules(), default=timm.list_modules())
+    known = [*timm.list_modules(), *LARGE]
+    parser.add_argument("--families", nargs="+", choices=known, default=known)
 
 
 def measure(args: argparse.Namespace) -> Record:
     """Every network is written to `--runs` when it is finished, and read again by the next run."""
     args.runs.mkdir(parents=True, exist_ok=True)
-    names = [*args.families, *LARGE]
     with ThreadPoolExecutor(2) as pool:
-        files = [args.runs / f"timm-{timm.__version__}-{name}.json" for name in names]
-        cases = list(tqdm(pool.map(_known_or_new, names, files), total=len(files)))
+        files = [args.runs / f"timm-{timm.__version__}-{name}.json" for name in args.families]
+        cases = list(tqdm(pool.map(_known_or_new, args.families, files), total=len(files)))
     for number in tqdm([number for number, case in enumerate(cases) if _is_slow(case)]):
-        cases[number] = _network(names[number], threads=2)
+        cases[number] = _network(args.families[number], threads=2)
         write_record(files[number], cases[number])
-    return {"timm": timm.__version__, "families": dict(zip(names, cases, strict=True))}
+    return {"timm": timm.__version__, "families": dict(zip(args.families, cases, strict=True))}
 
 
 def _known_or_new(name: str, file: Path) -> dict[str, Any]:
@@ -108,6 +108,7 @@ def _case(name: str, threads: int) -> dict[str, Any]:
 
 
 def _traced(name: str, threads: int) -> dict[str, Any]:
+    """Result, error, counts of units, seconds and memory; only the result and the seconds so far where featviz refuses it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False).eval()
