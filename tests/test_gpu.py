@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from networks import TinyResNet, planted, relative_difference, seeded
 
 import featviz
+from featviz.rendering.network.feature_extractor import FeatureExtractor
 
 pytestmark = pytest.mark.cuda
 CONFIG = featviz.RenderConfig(size=16, steps=12, precision="float64")
@@ -42,6 +44,25 @@ def test_bfloat16_reaches_the_activation_of_float32_on_the_gpu(gpu):
     )
     ratio = float(half.score.mean() / full.score.mean())
     assert 0.9 < ratio < 1.1
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-2), ("bfloat16", 5e-2)])
+def test_the_traced_graph_on_the_gpu_is_that_of_torch(precision, tolerance, gpu):
+    net = seeded(lambda: torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [2, 1, 1, 1])).eval().to(gpu)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(gpu)
+    found = []
+    for backend in ("auto", "eager"):
+        config = featviz.RenderConfig(size=64, precision=precision, backend=backend)
+        extractor = FeatureExtractor(net, ("layer2",), config, gpu)
+        y = x.clone().requires_grad_()
+        output = extractor(y)["layer2"]
+        found.append((output.detach().float(), *torch.autograd.grad(output[:, 0].float().sum(), y)))
+        if backend == "auto":
+            assert extractor.report.rewrites["cudnn_conv" if gpu.type == "cuda" else "onednn_conv"] >= 10
+    for ours, theirs, allowed in zip(
+        *found, (tolerance, 0.5), strict=True
+    ):  # of the gradient: a ReLU may fall the other way
+        assert float((ours - theirs).norm() / theirs.norm()) < allowed
 
 
 @pytest.mark.parametrize("method", ["weights", "activations"])

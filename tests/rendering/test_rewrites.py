@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 import featviz
 from featviz.config import RenderConfig
+from featviz.rendering.backends import cudnn_conv as cudnn
 from featviz.rendering.backends import traced_graph
 from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
+from featviz.rendering.backends.fold_batchnorm import fold_batchnorm
 from featviz.rendering.backends.gradient_graph import GradientGraph, trace_with_gradient
 from featviz.rendering.backends.onednn_conv import FusedConvolution, InputGradient, onednn_conv
 from featviz.rendering.backends.strided_conv_backward import Phases
@@ -148,6 +150,33 @@ def test_a_convolution_is_not_moved_behind_a_write_to_its_input():
     joint = trace_with_gradient(run, x)
     assert onednn_conv(joint) == 1
     assert_same_with_gradient(GradientGraph(joint), run, x)
+
+
+def plain_convolution_relu(x, weight, bias, stride, padding, dilation, groups):
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups).relu()
+
+
+def plain_convolution_add_relu(x, weight, other, alpha, bias, *geometry):
+    return (F.conv2d(x, weight, bias, *geometry) + alpha * other).relu()
+
+
+def refuse(*args):
+    raise RuntimeError("FIND was unable to find an engine to execute this computation")
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_graph_of_cudnns_fused_convolutions_computes_what_its_network_does(found, monkeypatch, caplog):
+    monkeypatch.setattr(cudnn, "DEVICE", "cpu")  # in the place of cuDNN's operators are torch's own
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", plain_convolution_relu if found else refuse)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", plain_convolution_add_relu if found else refuse)
+    net = seeded(lambda: torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [2, 1, 1, 1]))
+    net.eval().requires_grad_(False)
+    folded, _ = fold_batchnorm(CutNetwork(net, ("layer2",)), torch.rand(1, 3, 33, 33), torch.float32)
+    x = torch.randn(2, 3, 33, 33)
+    joint = trace_with_gradient(folded, x)
+    assert cudnn.cudnn_conv(joint) == 1 + 3 * 3  # all but those of both shortcuts
+    assert_same_with_gradient(GradientGraph(joint), folded, x)
+    assert ("cuDNN has no fused convolution" in caplog.text) == (not found)
 
 
 def test_a_network_that_decides_by_values_runs_eagerly_and_the_report_says_so(caplog):

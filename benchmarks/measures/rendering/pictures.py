@@ -32,7 +32,7 @@ import featviz
 from featviz.config import QUALITIES, RenderConfig
 from measures.rendering.picture_quality import chroma, natural_scales, picture_figures
 from measures.rendering.real_networks import SIZES, add_networks, real_network
-from measures.report import Record, markdown
+from measures.report import Record, markdown, provenance, write_record
 
 NAME = "pictures"
 RECORDS = tuple(f"pictures-{name}" for name in SIZES)
@@ -90,19 +90,30 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_networks(parser)
     parser.add_argument("--units", type=int, default=32, help="the first of every layer")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="where the pictures are made (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where pictures are made and judged (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
     parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="write a contact sheet of every configuration")
 
 
 def measure(args: argparse.Namespace) -> Record:
+    """All configurations; what is finished is in `args.out` at any time."""
     torch.set_num_threads(args.threads)
     network = real_network(args.network, args.data, args.real)
+    for subject in filter(None, (network.subject, network.other)):
+        subject.model.to(args.device)
     scales = natural_scales(network)
     chosen = {n: c for n, c in CONFIGURATIONS.items() if not args.only or n in (REFERENCE, *args.only)}
     units = list(range(args.units))
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     rows: dict[str, dict] = {}
+    record = {
+        "record": f"{NAME}-{network.name}",
+        "network": network.name,
+        "device": args.device,
+        "units": len(units),
+        "natural_chroma": _mean(chroma(network.natural)),
+        "rows": rows,
+    }
     references: dict[str, Tensor] = {}
     for name, changes in tqdm(chosen.items()):
         config = replace(RenderConfig(size=network.size), **changes)
@@ -120,15 +131,9 @@ def measure(args: argparse.Namespace) -> Record:
         rows[name] = cells
         if args.sheets:
             _write_sheet(args.sheets / f"{network.name} {name.replace('/', ' over ')}.png", shown)
-    record = f"{NAME}-{network.name}"
-    return {
-        "record": record,
-        "network": network.name,
-        "device": args.device,
-        "units": len(units),
-        "natural_chroma": _mean(chroma(network.natural)),
-        "rows": rows,
-    }
+        if args.out:
+            write_record(args.out, provenance() | record)
+    return record
 
 
 def _summary(found: dict[str, Tensor], reference: Tensor) -> dict[str, float | None]:

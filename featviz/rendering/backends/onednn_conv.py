@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from featviz.rendering.backends.conv_chains import Geometry, chain_from, constant, fixed_convolution, replace_chain
 from featviz.rendering.backends.strided_conv_backward import Phases, has_phases
 
 aten = torch.ops.aten
-RELU = (aten.relu.default, aten.relu_.default)
-ADD = (aten.add.Tensor, aten.add_.Tensor)
-Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
 
 
 class FusedConvolution(nn.Module):
@@ -155,77 +153,19 @@ def onednn_conv(joint: fx.GraphModule) -> int:
 
 def _fuse(joint: fx.GraphModule, node: fx.Node) -> bool:
     """Replace a convolution, with the addition and the ReLU that follow it, where its weights are fixed."""
-    graph = joint.graph
     x, weight, bias, *geometry = node.args
-    found, offset = _fixed(joint, x, weight, geometry), _constant(joint, bias)
+    found, offset = _fixed(joint, x, weight, geometry), constant(joint, bias)
     if found is None or (bias is not None and offset is None):
         return False
-    chain, other = [node], None
-    after = _only_user(node)
-    if after is not None and after.target in ADD and _free_to_move(chain, after) and _adds(after, node):
-        chain.append(after)
-        other = next(arg for arg in after.args if arg is not node)
-        after = _only_user(after)
-    relu = after is not None and after.target in RELU and _free_to_move(chain, after)
-    if after is not None and relu:
-        chain.append(after)
-    name = f"fused_{node.name}"
     size, kernel, settings = found
-    joint.add_submodule(name, FusedConvolution(size, kernel, offset, settings, relu))
-    with graph.inserting_before(chain[-1]):
-        made = graph.call_module(name, (x, *([] if other is None else [other])))
-    made.meta = dict(chain[-1].meta)
-    chain[-1].replace_all_uses_with(made)
-    for old in reversed(chain):
-        graph.erase_node(old)
+    chain = chain_from(node)
+    replace_chain(joint, chain, FusedConvolution(size, kernel, offset, settings, chain.relu))
     return True
 
 
 def _fixed(
     joint: fx.GraphModule, x: Any, weight: Any, geometry: Sequence[Any]
 ) -> tuple[Sequence[int], Tensor, Geometry] | None:
-    """Size of the input, weight and geometry of a convolution on images whose weight is a constant of the graph."""
-    stride, padding, dilation, transposed, _, groups = geometry
-    value, kernel = x.meta.get("val"), _constant(joint, weight)
-    if transposed or value is None or value.dim() != 4 or kernel is None:
-        return None
+    """As `fixed_convolution`, on a CPU and of a precision that oneDNN knows."""
     known = [torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])]
-    if value.dtype not in known or kernel.dtype != value.dtype or value.device.type != "cpu":
-        return None
-    first, second, third = (list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-    return value.shape, kernel, (first, second, third, groups)
-
-
-def _constant(joint: fx.GraphModule, node: Any) -> Tensor | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr" or any(writes(user) for user in node.users):
-        return None
-    return getattr(joint, str(node.target)).detach()
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _adds(node: fx.Node, first: fx.Node) -> bool:
-    """node is first + another tensor of its shape and type; in place only on `first`."""
-    if len(node.args) != 2 or node.kwargs or (node.target is aten.add_.Tensor and node.args[0] is not first):
-        return False
-    values: list[Any] = [arg.meta.get("val") for arg in node.args if isinstance(arg, fx.Node)]
-    if len(values) != 2 or node.args[0] is node.args[1]:
-        return False
-    return values[0].shape == values[1].shape and values[0].dtype == values[1].dtype
-
-
-def _free_to_move(chain: Sequence[fx.Node], last: fx.Node) -> bool:
-    """Nothing but the chain writes into a tensor between its first node and the last."""
-    node = chain[0].next
-    while node is not last:
-        if writes(node) and node not in chain:
-            return False
-        node = node.next
-    return True
-
-
-def writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return fixed_convolution(joint, x, weight, geometry, "cpu", known)

@@ -14,14 +14,16 @@ from torch import Tensor, fx
 
 from featviz.rendering.backends.backend import BackendReport, log
 from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
+from featviz.rendering.backends.conv_chains import writes
+from featviz.rendering.backends.cudnn_conv import cudnn_conv
 from featviz.rendering.backends.eager import EagerBackend
 from featviz.rendering.backends.fold_batchnorm import fold_batchnorm
 from featviz.rendering.backends.gradient_graph import GradientGraph, Run, output_and_gradient, trace_with_gradient
-from featviz.rendering.backends.onednn_conv import onednn_conv, writes
+from featviz.rendering.backends.onednn_conv import onednn_conv
 from featviz.rendering.network.cut_network import CutNetwork
 from featviz.rendering.network.failures import machine_failed
 
-REWRITES: tuple[Callable[[fx.GraphModule], int], ...] = (bmm_to_mm, onednn_conv)
+REWRITES: tuple[Callable[[fx.GraphModule], int], ...] = (bmm_to_mm, onednn_conv, cudnn_conv)
 """Each changes a joint graph in place and says how often it applied."""
 
 
