@@ -7,6 +7,7 @@ import logging
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from featviz.errors import ModelError
 from featviz.isolation import copy_of
@@ -14,7 +15,7 @@ from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
 from featviz.symmetry.trace import Trace
-from featviz.symmetry.verification import is_random, verified
+from featviz.symmetry.verification import in_float64, is_random, randomise_constants, verified
 from featviz.weights.tensors import tensors_of
 
 log = logging.getLogger("featviz.symmetry")
@@ -40,7 +41,12 @@ def permutation_groups(
             something else each time it runs.
     """
     try:
-        trace = propagate(*private_copy(model, example_input, torch.float32), free_outputs)
+        if verify:
+            trial, inputs = private_copy(model, example_input, torch.float64)
+            randomise_constants(trial, torch.Generator().manual_seed(0))
+            trace, before = trace_in_float64(trial, inputs, free_outputs)
+        else:
+            trace, _ = propagate(*private_copy(model, example_input, torch.float32), free_outputs)
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -52,16 +58,30 @@ def permutation_groups(
         ) from error
     found = groups_of(trace)
     if verify:
-        trial, inputs = private_copy(model, example_input, torch.float64)
         if trace.random or not found.groups:
             _refuse_random(trial, inputs, trace)
-        before, found = found, verified(trial, inputs, found)
-        if len(found) < len(before):
+        right = verified(trial, inputs, found, before)
+        if len(right) < len(found):
             _refuse_random(trial, inputs, trace)
+        found = right
     if not found.free_units:
         reasons = "; ".join(list(dict.fromkeys(pin.reason for pin in found.pinned))[:3])
         log.warning("no unit of this network may be permuted%s", f" ({reasons})" if reasons else "")
     return found
+
+
+def trace_in_float64(trial: nn.Module, inputs: tuple, free_outputs: bool = False) -> tuple[Trace, list[Tensor]]:
+    """The trace of a network of float64 weights, and its outputs, with which its proof compares.
+
+    Args:
+        trial: stays as it is; its constants are randomised, which no rule reads.
+        inputs: the example's arguments in float64; they stay as they are.
+    """
+
+    def run() -> tuple[Trace, list[Tensor]]:
+        return propagate(copy_of(trial), tree_map_only(Tensor, Tensor.clone, inputs), free_outputs)
+
+    return in_float64(run)
 
 
 def _refuse_random(model: nn.Module, inputs: tuple, trace: Trace) -> None:

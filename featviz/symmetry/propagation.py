@@ -93,8 +93,8 @@ class Propagation(TorchDispatchMode):
             written_in_place(tracer, written, uniform=all(tracer.is_constant(tensor) for tensor in others))
 
 
-def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Trace:
-    """Run `model` (on the CPU, in eval mode) once and record the unit ids of every named module's input and output.
+def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> tuple[Trace, list[Tensor]]:
+    """Run `model` (on the CPU, in eval mode) once: the unit ids of every named module's input and output, and what it returned.
 
     Args:
         model: a private copy, which may change.
@@ -120,7 +120,7 @@ def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> Tr
         tracer.pin([one for one in ids if not any(one is other for other in free)], OUTPUT)
         tracer.trace.results.append(replace(result, ids=tuple(free)))
     tracer.trace.normalized = frozenset(propagation.scales.normalized)
-    return tracer.trace
+    return tracer.trace, outputs
 
 
 def _record_modules(model: nn.Module, propagation: Propagation) -> None:

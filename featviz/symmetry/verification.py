@@ -6,6 +6,7 @@ A group that changes the output is found by bisection, left out, and reported as
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from featviz.weights.tensors import named_tensors, tensors_of
 
 log = logging.getLogger("featviz.symmetry")
 
+T = TypeVar("T")
 Family = tuple[Group, ...]
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
@@ -28,18 +30,18 @@ AMPLIFIED = 1e-5  # the largest error that may be rounding: what a wrong permuta
 REFUSED = "permuting it changes the output (found by verification)"
 
 
-def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> PermutationGroups:
+def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups, before: Sequence[Tensor]) -> PermutationGroups:
     """Leave out every group whose random permutation changes the network's output.
 
     Channels of free outputs are expected to be permuted with their groups.
 
     Args:
-        trial: a private copy of the network in float64; its constant vectors and norm statistics are randomised.
+        trial: a private copy of the network in float64 whose constant vectors and norm statistics are randomised.
         inputs: the example's arguments in float64.
+        before: the trial's outputs.
     """
     if not found.groups:
         return found
-    randomise_constants(trial, torch.Generator().manual_seed(0))
     perms = random_permutations(found, np.random.default_rng(0))
 
     def error_of(families: Sequence[Family]) -> float:
@@ -47,12 +49,12 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups) -> Permu
         names = {group.name for family in families for group in family}
         moved = {name: perm for name, perm in perms.items() if name in names}
         outputs = [layer_permutation(units, found.groups, moved) if units else None for units in found.outputs]
-        return relative_error(trial, inputs, [group for group in found if group.name in names], perms, outputs)
+        return relative_error(trial, inputs, [group for group in found if group.name in names], perms, outputs, before)
 
     families = found.families()
     error, tolerance = error_of(families), TOLERANCE
     if TOLERANCE < error <= AMPLIFIED:
-        rounding = rounding_error(trial, inputs)
+        rounding = rounding_error(trial, inputs, before)
         tolerance = max(TOLERANCE, 10 * rounding)
         log.info(
             "all permutations together change the output by %.0e, the last digit of the weights by %.0e: an error up to %.0e "
@@ -83,21 +85,30 @@ def _as_float64(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.dtype in LOWER else tensor
 
 
-def _outputs(model: nn.Module, inputs: tuple) -> list[Tensor]:
-    """The tensors that a network of float64 weights returns, computed in float64 throughout where its code allows it."""
+def in_float64(run: Callable[[], T]) -> T:
+    """What a run of a network of float64 weights gives, in float64 throughout where the network's code allows it.
+
+    Args:
+        run: may be called twice.
+    """
     with torch.no_grad():
         try:
             with _Float64Throughout():
-                return tensors_of(model(*inputs))
+                return run()
         except RuntimeError as error:  # it writes float64 into a tensor that it made in a lower precision
             reason = str(error).strip().partition("\n")[0]
             log.info("the proof of the groups keeps the network's own conversions to lower precision: %s", reason)
-            return tensors_of(model(*inputs))
+            return run()
+
+
+def outputs_of(model: nn.Module, inputs: tuple) -> list[Tensor]:
+    """The tensors that a network of float64 weights returns; `inputs` stay as they are."""
+    return in_float64(lambda: tensors_of(model(*tree_map_only(Tensor, Tensor.clone, inputs))))
 
 
 def is_random(model: nn.Module, inputs: tuple) -> bool:
     """Whether two fresh copies of the network give different outputs on the same input."""
-    one, other = (_outputs(copy_of(model), inputs) for _ in range(2))
+    one, other = (outputs_of(copy_of(model), inputs) for _ in range(2))
     return any(_relative_difference(a, b) > TOLERANCE for a, b in zip(one, other, strict=True))
 
 
@@ -129,24 +140,24 @@ def _wrong(families: Sequence[Family], error_of: Callable[[Sequence[Family]], fl
     return wrong or list(families)  # each half is right alone, not together: refuse them all
 
 
-def rounding_error(model: nn.Module, inputs: tuple, draws: int = 3) -> float:
+def rounding_error(model: nn.Module, inputs: tuple, before: Sequence[Tensor], draws: int = 3) -> float:
     """By how much the outputs change, over the largest output, where every weight changes by its last digit.
 
     A permutation changes the order of sums, which a network may amplify as much.
 
     Args:
+        before: the network's outputs.
         draws: how many changes are drawn; the largest error counts.
     """
     generator = torch.Generator().manual_seed(0)
     errors = [0.0]
-    before = _outputs(copy_of(model), inputs)
     with torch.no_grad():
         for _ in range(draws):
             changed = copy_of(model)
             for parameter in changed.parameters():
                 sign = torch.randint(-1, 2, parameter.shape, generator=generator).to(parameter)
                 parameter.mul_(1 + torch.finfo(parameter.dtype).eps * sign)
-            after = _outputs(changed, inputs)
+            after = outputs_of(changed, inputs)
             errors += [_relative_difference(one, other) for one, other in zip(before, after, strict=True)]
     return max(errors)
 
@@ -157,17 +168,20 @@ def relative_error(
     groups: Iterable[Group],
     perms: Mapping[str, Index],
     outputs: Sequence[Index | None] = (),
+    before: Sequence[Tensor] | None = None,
 ) -> float:
     """Largest change of any output under the permutations of some groups, over the output's largest value.
 
     Args:
         outputs: for each output the expected order of its channels (on the axis that is as long); none: as they were.
+        before: the network's outputs; None: it is run.
 
     Raises:
         AlignmentError: the network's output has NaN.
     """
     permuted = permute_module(model, groups, perms)  # first: a model may keep a state
-    before, after = _outputs(model, inputs), _outputs(permuted, inputs)
+    before = outputs_of(model, inputs) if before is None else before
+    after = outputs_of(permuted, inputs)
     if any(tensor.isnan().any() for tensor in before):
         raise AlignmentError(
             "the network's output on the example input has NaN: check its weights and the example input."

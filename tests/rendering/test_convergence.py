@@ -1,6 +1,7 @@
 """Without `steps`, every unit ends when its own score has converged."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from networks import small_classifier as net
@@ -26,6 +27,24 @@ def test_a_unit_ends_when_its_score_has_converged_whatever_it_is_batched_with():
         torch.testing.assert_close(
             alone.images, exact.images, atol=1e-6, rtol=0
         )  # the steps are those of a longer ascent
+
+
+class Watched(torch.nn.Sequential):
+    """Counts the images of every pass without gradient."""
+
+    passes: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            self.passes.append(len(x))
+        return super().forward(x)
+
+
+def test_units_that_end_at_different_steps_are_scored_in_one_batch_of_their_size():
+    model = Watched(*net())
+    result = render(model, "3:0-5", CONVERGING)
+    assert len(set(result.steps.tolist())) > 1
+    assert [count for count in Watched.passes if count > 1] == [6]  # cuDNN chooses kernels anew for every other size
 
 
 def test_images_that_are_coupled_end_together():

@@ -5,7 +5,8 @@
 A family is a module of timm (`timm.list_modules()`), its smallest member the one with the fewest parameters. Every network
 runs in a process of its own, at its native input size, and is judged as in `architectures`: one random permutation of all
 groups together, another random input, random norm statistics, float64. The seconds of `featviz.permutation_groups` are told
-apart: tracing (the network runs once, every operator with its rule), solving (unit ids to groups), and the proof (float64).
+apart: tracing (the network runs once in float64, every operator with its rule), solving (unit ids to groups), and the proof (it
+runs once more, permuted).
 Two networks are measured at a time, each on one thread; those that take more than `SLOW` seconds once more, alone, on two.
 """
 
@@ -24,11 +25,10 @@ from tqdm import tqdm
 
 import featviz
 from featviz.errors import FeatvizError
-from featviz.symmetry.discovery import private_copy
+from featviz.symmetry.discovery import private_copy, trace_in_float64
 from featviz.symmetry.permute import random_permutations
-from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
-from featviz.symmetry.verification import randomise_constants, relative_error, rounding_error, verified
+from featviz.symmetry.verification import outputs_of, randomise_constants, relative_error, rounding_error, verified
 from measures import process
 from measures.report import Record, markdown, write_record
 from measures.symmetry.architectures import pinned_units
@@ -117,22 +117,26 @@ def _traced(name: str, threads: int) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     try:
         began = time.perf_counter()
-        trace = propagate(*private_copy(model, x, torch.float32), False)
+        trial, inputs = private_copy(model, x, torch.float64)
+        randomise_constants(trial, torch.Generator().manual_seed(0))
+        trace, before = trace_in_float64(trial, inputs)
         seconds["tracing"] = time.perf_counter() - began
         began = time.perf_counter()
         groups = groups_of(trace)
         seconds["solving"] = time.perf_counter() - began
         began = time.perf_counter()
-        groups = verified(*private_copy(model, x, torch.float64), groups)
+        groups = verified(trial, inputs, groups, before)
         seconds["proof"] = time.perf_counter() - began
         peak = process.peak_resident()
         trial, inputs = private_copy(model, torch.rand(1, *shape), torch.float64)
         randomise_constants(trial, torch.Generator().manual_seed(1))
-        error = relative_error(trial, inputs, groups, random_permutations(groups, np.random.default_rng(1)))
+        before = outputs_of(trial, inputs)
+        perms = random_permutations(groups, np.random.default_rng(1))
+        error = relative_error(trial, inputs, groups, perms, before=before)
     except (FeatvizError, RuntimeError, TypeError, ValueError, IndexError):
         return {"result": _refusal(model, x), "seconds": seconds}
     refused = [pin.parameter for pin in groups.pinned if "verification" in pin.reason]
-    rounding = rounding_error(trial, inputs) if error >= 1e-10 else 0.0
+    rounding = rounding_error(trial, inputs, before) if error >= 1e-10 else 0.0
     right = error < max(1e-10, 10 * rounding)  # no more than the last digit of the weights changes
     result = "exact" if right and not refused else "refused in part" if right else "WRONG"
     return {

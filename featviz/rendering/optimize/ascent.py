@@ -7,6 +7,7 @@ own score, whatever it is batched with.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
-from featviz.rendering.optimize.renderings import Renderings
+from featviz.rendering.optimize.renderings import Renderings, joined_traces
 from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import identity_warps, resample, sampling_matrices, warp
 
@@ -141,23 +142,60 @@ class Ascent:
             new._adam.state[new._image.values][name] = state.clone() if state.ndim == 0 else state[on_device]
         return new
 
-    def renderings(self, rows: Sequence[int] | None = None) -> Renderings:
-        """What the ascents of some of the units, or of all, have come to."""
-        rows = list(range(len(self._starts))) if rows is None else list(rows)
-        with torch.no_grad():
-            images = functional_call(self._image, {"values": self._average}, ())[rows]
-            score = plain_score(self._extractor, self._objective.select(rows), images)
+    def reached(self, rows: Sequence[int]) -> "Reached":
+        """What the ascents of some of the units have come to."""
         steps = int(self._step_on_device)
-        # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
-        usable = self._steps_with_gradient[rows]
-        dead = (usable < max(1, steps // 10)) & (steps > 0) | ~score.isfinite()
-        return Renderings(
-            images.float().cpu(),
-            score.cpu(),
-            self._trace[:steps, rows].cpu(),
-            dead.cpu(),
-            self._starts.restart[rows],
+        on_device = torch.tensor(rows, device=self._trace.device)
+        return Reached(
+            self._average[on_device],
+            self._trace[:steps, on_device].cpu(),
+            self._steps_with_gradient[on_device].cpu(),
             torch.full((len(rows),), steps),
+        )
+
+    def renderings(self, reached: "Reached") -> Renderings:
+        """The images of all units and their scores, in one batch of the ascent's own size.
+
+        Args:
+            reached: of all units, in their order.
+        """
+        with torch.no_grad():
+            images = functional_call(self._image, {"values": reached.values}, ())
+            score = plain_score(self._extractor, self._objective, images).cpu()
+        # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
+        steps, usable = reached.steps, reached.steps_with_gradient
+        dead = (usable < (steps // 10).clamp(min=1)) & (steps > 0) | ~score.isfinite()
+        return Renderings(images.float().cpu(), score, reached.trace, dead, self._starts.restart, steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What units have come to in an ascent.
+
+    values: (unit, ...) averages of the iterates, parameters of the images, on the device.
+    trace: (step, unit) of the scores, NaN after a unit's last step; on the CPU.
+    steps_with_gradient: (unit,). steps: (unit,) that were made.
+    """
+
+    values: Tensor
+    trace: Tensor
+    steps_with_gradient: Tensor
+    steps: Tensor
+
+    def select(self, rows: Sequence[int]) -> "Reached":
+        """Some of them, in the order of `rows`."""
+        index = torch.tensor(rows)
+        values = self.values[index.to(self.values.device)]
+        return Reached(values, self.trace[:, index], self.steps_with_gradient[index], self.steps[index])
+
+    @staticmethod
+    def join(parts: Sequence["Reached"]) -> "Reached":
+        """One after the other."""
+        return Reached(
+            torch.cat([part.values for part in parts]),
+            joined_traces([part.trace for part in parts]),
+            torch.cat([part.steps_with_gradient for part in parts]),
+            torch.cat([part.steps for part in parts]),
         )
 
 

@@ -17,7 +17,15 @@ from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
-from featviz.rendering.optimize.ascent import Ascent, gradient_of, is_usable, network_input, plain_score, score_of
+from featviz.rendering.optimize.ascent import (
+    Ascent,
+    Reached,
+    gradient_of,
+    is_usable,
+    network_input,
+    plain_score,
+    score_of,
+)
 from featviz.rendering.optimize.batching import in_batches
 from featviz.rendering.optimize.malloc import keep_freed_memory
 from featviz.rendering.optimize.renderings import Renderings
@@ -25,7 +33,6 @@ from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import sampling_matrices
 
 Progress = Callable[[int, int], None]
-SMALLEST = {"cuda": 32}  # batch that is not halved: a smaller one takes as long
 
 
 def ascend(
@@ -37,8 +44,8 @@ def ascend(
 ) -> Renderings:
     """Optimise the images of all units by AdamW, a batch of units at a time.
 
-    Every unit makes `extractor.config.steps` steps, or ends when it has converged. Units that have ended leave the batch once
-    they are half of it; those of an objective that couples its images end together.
+    Every unit makes `extractor.config.steps` steps, or ends when it has converged; those of an objective that couples its
+    images end together. On a CPU units that have ended leave the batch once they are half of it.
 
     Args:
         extractor: of the objective's layers; its config is that of the ascent.
@@ -65,14 +72,17 @@ def ascend(
 
 
 def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Renderings:
-    """The renderings of a batch, each made when its unit ends; units that have ended leave the batch by halves.
+    """The renderings of a batch; on a CPU units that have ended leave it by halves.
+
+    On a GPU all stay. There every other size of batch costs seconds before its first image, of cuDNN's choice of kernels, which
+    is more than the steps that it would save; so the images are scored together at the end, too.
 
     Args:
         report: called with the steps done, one per unit and step; a unit that has ended has done all.
     """
-    config, coupled = ascent.config, ascent.coupled
+    whole, config, coupled = ascent, ascent.config, ascent.coupled
     steps, tolerance = config.most_steps, config.tolerance
-    ended: dict[int, Renderings] = {}
+    ended: dict[int, Reached] = {}
     left = list(range(units))  # of the batch, in the order of the ascent's rows
     for done in range(1, steps + 1):
         ascent.step()
@@ -81,34 +91,34 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
             converged = converged.all().expand(units) if coupled else converged
             new = [row for row, unit in enumerate(left) if converged[row] and unit not in ended]
             if new:
-                parts = ascent.renderings(new)
-                ended |= {left[row]: parts.select([part]) for part, row in enumerate(new)}
+                reached = ascent.reached(new)
+                ended |= {left[row]: reached.select([part]) for part, row in enumerate(new)}
             going = [row for row, unit in enumerate(left) if unit not in ended]
             if not going:
-                report(units * steps)
                 break
-            rows = _smaller_batch(len(left), going, SMALLEST.get(ascent.device.type, 1))
+            rows = _smaller_batch(len(left), going) if ascent.device.type == "cpu" else list(range(len(left)))
             if len(rows) < len(left):
                 ascent, left = ascent.select(rows), [left[row] for row in rows]
         if done < steps:
             report(len(ended) * steps + (units - len(ended)) * done)
-    else:
-        last = ascent.renderings()
-        for row, unit in enumerate(left):
-            ended.setdefault(unit, last.select([row]))
-        if steps:
-            report(units * steps)
-    return Renderings.join([ended[unit] for unit in range(units)])
+    last = ascent.reached(range(len(left)))
+    for row, unit in enumerate(left):
+        if unit not in ended:
+            ended[unit] = last.select([row])
+    found = whole.renderings(Reached.join([ended[unit] for unit in range(units)]))
+    if steps:
+        report(units * steps)
+    return found
 
 
-def _smaller_batch(rows: int, going: list[int], smallest: int) -> list[int]:
+def _smaller_batch(rows: int, going: list[int]) -> list[int]:
     """The rows that stay in a batch: those that go on, filled up with others to the batch halved once or more.
 
     Batches of few different sizes are traced few times.
     """
     size = rows
-    while 2 * len(going) <= size and size > smallest:
-        size = max(smallest, math.ceil(size / 2))
+    while 2 * len(going) <= size and size > 1:
+        size = math.ceil(size / 2)
     others = sorted(set(range(rows)) - set(going))
     return sorted(going + others[: size - len(going)])
 

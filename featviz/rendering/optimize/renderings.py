@@ -44,13 +44,17 @@ class Renderings:
     @staticmethod
     def join(parts: Sequence["Renderings"]) -> "Renderings":
         """One after the other."""
-        most = max(len(part.trace) for part in parts)
-        traces = [F.pad(part.trace, (0, 0, 0, most - len(part.trace)), value=torch.nan) for part in parts]
         return Renderings(
             torch.cat([part.images for part in parts]),
             torch.cat([part.score for part in parts]),
-            torch.cat(traces, 1),
+            joined_traces([part.trace for part in parts]),
             torch.cat([part.dead for part in parts]),
             torch.cat([part.restart for part in parts]),
             torch.cat([part.steps for part in parts]),
         )
+
+
+def joined_traces(traces: Sequence[Tensor]) -> Tensor:
+    """(step, unit) of all, one after the other, NaN where a trace has ended."""
+    most = max(map(len, traces))
+    return torch.cat([F.pad(trace, (0, 0, 0, most - len(trace)), value=torch.nan) for trace in traces], 1)
