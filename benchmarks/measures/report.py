@@ -57,12 +57,13 @@ def provenance() -> Record:
 
 
 def portable(arguments: Sequence[str]) -> list[str]:
-    """Arguments that mean the same elsewhere: folders by their last name, nothing about where results are written."""
+    """Arguments that mean the same elsewhere: files and folders by their last name, nothing about where results are written."""
     found: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument in WRITING or before in WRITING - {"--keep"}:
             continue
-        found.append(f"{Path(argument).name}/" if Path(argument).is_absolute() else argument)
+        path = Path(argument)
+        found.append(argument if not path.is_absolute() else path.name if path.suffix else f"{path.name}/")
     return found
 
 

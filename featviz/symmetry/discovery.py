@@ -7,7 +7,6 @@ import logging
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from featviz.errors import ModelError
 from featviz.isolation import copy_of
@@ -15,7 +14,7 @@ from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
 from featviz.symmetry.trace import Trace
-from featviz.symmetry.verification import in_float64, is_random, randomise_constants, verified
+from featviz.symmetry.verification import cloned, in_float64, is_random, randomise_constants, verified
 from featviz.weights.tensors import tensors_of
 
 log = logging.getLogger("featviz.symmetry")
@@ -41,12 +40,12 @@ def permutation_groups(
             something else each time it runs.
     """
     try:
+        trial, inputs = private_copy(model, example_input, torch.float64 if verify else torch.float32)
         if verify:
-            trial, inputs = private_copy(model, example_input, torch.float64)
             randomise_constants(trial, torch.Generator().manual_seed(0))
             trace, before = trace_in_float64(trial, inputs, free_outputs)
         else:
-            trace, _ = propagate(*private_copy(model, example_input, torch.float32), free_outputs)
+            trace, before = propagate(trial, inputs, free_outputs)
     except ModelError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -78,8 +77,8 @@ def trace_in_float64(trial: nn.Module, inputs: tuple, free_outputs: bool = False
         inputs: the example's arguments in float64; they stay as they are.
     """
 
-    def run() -> tuple[Trace, list[Tensor]]:
-        return propagate(copy_of(trial), tree_map_only(Tensor, Tensor.clone, inputs), free_outputs)
+    def run(throughout: bool) -> tuple[Trace, list[Tensor]]:
+        return propagate(copy_of(trial), cloned(inputs), free_outputs, throughout)
 
     return in_float64(run)
 

@@ -7,6 +7,7 @@ Why this is sound: an operator without a rule pins every unit that it sees.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from featviz.errors import ModelError
 from featviz.isolation import without_attention_fastpath
 from featviz.symmetry.filter_scales import FilterScales
 from featviz.symmetry.inplace import written_in_place
+from featviz.symmetry.lower_precision import called_in_float64
 from featviz.symmetry.rules import rule_of
 from featviz.symmetry.rules.recurrent import Recurrent, recurrent
 from featviz.symmetry.rules.registry import Call
@@ -30,11 +32,15 @@ SINGLE_OPERATORS = aten._scaled_dot_product_attention_math.default.decompose
 
 
 class Propagation(TorchDispatchMode):
-    """While active, every operator that torch runs passes through its rule."""
+    """While active, every operator that torch runs passes through its rule.
 
-    def __init__(self, tracer: UnitTracer, scales: FilterScales) -> None:
+    Args:
+        float64: operators are `called_in_float64`.
+    """
+
+    def __init__(self, tracer: UnitTracer, scales: FilterScales, float64: bool) -> None:
         super().__init__()
-        self.tracer, self.scales = tracer, scales
+        self.tracer, self.scales, self.float64 = tracer, scales, float64
         self.paused = False  # while a module runs that has a rule as a whole
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -46,7 +52,7 @@ class Propagation(TorchDispatchMode):
         if made is not NotImplemented:
             return made
         constant = all(tracer.is_constant(tensor) for tensor in call.inputs)
-        call.out = func(*args, **call.kwargs)
+        call.out = self._called(call)
         if torch.Tag.nondeterministic_seeded in func.tags:
             tracer.trace.random.setdefault(str(func), tracer.module)
         for tensor in call.outputs:
@@ -55,6 +61,11 @@ class Propagation(TorchDispatchMode):
             self._apply(call)
             self.scales.follow(call)
         return call.out
+
+    def _called(self, call: Call) -> Any:
+        if self.float64:
+            return called_in_float64(call.operator, call.args, call.kwargs)
+        return call.operator(*call.args, **call.kwargs)
 
     def _attention(self, call: Call) -> tuple[Tensor, Tensor]:
         """Attention in one kernel: its single operators tell the units; they run on shapes alone.
@@ -72,7 +83,7 @@ class Propagation(TorchDispatchMode):
             tracer.set_ids(shape, tracer.ids_of(tensor))
         with self:
             result, _ = SINGLE_OPERATORS(*shapes, *options, scale=call["scale"])
-        call.out = call.operator(*call.args, **call.kwargs)
+        call.out = self._called(call)
         tracer.set_ids(call.outputs[0], tracer.ids_of(result))
         return call.out
 
@@ -93,19 +104,22 @@ class Propagation(TorchDispatchMode):
             written_in_place(tracer, written, uniform=all(tracer.is_constant(tensor) for tensor in others))
 
 
-def propagate(model: nn.Module, inputs: tuple, free_outputs: bool = False) -> tuple[Trace, list[Tensor]]:
+def propagate(
+    model: nn.Module, inputs: tuple, free_outputs: bool = False, float64: bool = False
+) -> tuple[Trace, list[Tensor]]:
     """Run `model` (on the CPU, in eval mode) once: the unit ids of every named module's input and output, and what it returned.
 
     Args:
         model: a private copy, which may change.
         inputs: the arguments of its forward.
         free_outputs: leave the channels of the network's outputs free.
+        float64: what operators convert to a lower precision is float64, as the weights are.
 
     Raises:
         ModelError: the network returns no tensor.
     """
     tracer = UnitTracer(model)
-    propagation = Propagation(tracer, FilterScales(named_tensors(model)))
+    propagation = Propagation(tracer, FilterScales(named_tensors(model)), float64)
     _record_modules(model, propagation)
     kernels = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
     with torch.no_grad(), without_attention_fastpath(), kernels, propagation:

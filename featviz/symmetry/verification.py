@@ -3,6 +3,7 @@
 A group that changes the output is found by bisection, left out, and reported as pinned: exact or refused.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from featviz.errors import AlignmentError
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
+from featviz.symmetry.lower_precision import called_in_float64
 from featviz.symmetry.permute import layer_permutation, permute_module, random_permutations
 from featviz.weights.tensors import named_tensors, tensors_of
 
@@ -24,7 +26,6 @@ log = logging.getLogger("featviz.symmetry")
 
 T = TypeVar("T")
 Family = tuple[Group, ...]
-LOWER = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = 1e-9  # relative error in float64 above which a permutation changes the function
 AMPLIFIED = 1e-5  # the largest error that may be rounding: what a wrong permutation does is larger by far
 REFUSED = "permuting it changes the output (found by verification)"
@@ -70,40 +71,41 @@ def verified(trial: nn.Module, inputs: tuple, found: PermutationGroups, before: 
 
 
 class _Float64Throughout(TorchDispatchMode):
-    """While active, what a network converts to a lower precision (attention: `q.float()`) or makes in it is float64."""
+    """While active, every operator is `called_in_float64`."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if kwargs.get("dtype") in LOWER:
-            kwargs = {**kwargs, "dtype": torch.float64}
-        if not func._schema.is_mutable:
-            args, kwargs = tree_map_only(Tensor, _as_float64, (args, kwargs))
-        return func(*args, **kwargs)
+        return called_in_float64(func, args, kwargs or {})
 
 
-def _as_float64(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.dtype in LOWER else tensor
-
-
-def in_float64(run: Callable[[], T]) -> T:
+def in_float64(run: Callable[[bool], T]) -> T:
     """What a run of a network of float64 weights gives, in float64 throughout where the network's code allows it.
 
     Args:
-        run: may be called twice.
+        run: called with whether its operators are to be `called_in_float64`.
     """
     with torch.no_grad():
         try:
-            with _Float64Throughout():
-                return run()
+            return run(True)
         except RuntimeError as error:  # it writes float64 into a tensor that it made in a lower precision
             reason = str(error).strip().partition("\n")[0]
             log.info("the proof of the groups keeps the network's own conversions to lower precision: %s", reason)
-            return run()
+        return run(False)
 
 
 def outputs_of(model: nn.Module, inputs: tuple) -> list[Tensor]:
     """The tensors that a network of float64 weights returns; `inputs` stay as they are."""
-    return in_float64(lambda: tensors_of(model(*tree_map_only(Tensor, Tensor.clone, inputs))))
+
+    def run(throughout: bool) -> list[Tensor]:
+        own = cloned(inputs)
+        with _Float64Throughout() if throughout else contextlib.nullcontext():
+            return tensors_of(model(*own))
+
+    return in_float64(run)
+
+
+def cloned(inputs: tuple) -> tuple:
+    """Arguments that a network may write into."""
+    return tree_map_only(Tensor, Tensor.clone, inputs)
 
 
 def is_random(model: nn.Module, inputs: tuple) -> bool:

@@ -106,6 +106,24 @@ def test_a_custom_operator_pins_what_it_sees_and_is_named_with_its_module():
     assert any("unknown operator featviz_tests.rescale.default in 1" in pin.reason for pin in groups.pinned)
 
 
+class Doubles(nn.Module):
+    """Writes into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x.mul_(2)))
+
+
+def test_a_network_that_writes_into_its_input_has_its_groups_and_the_example_stays():
+    x = torch.rand(1, 4)
+    before = x.clone()
+    assert permutation_groups(seeded(Doubles), x).free_units == 6
+    assert torch.equal(x, before)
+
+
 class Lookup(nn.Module):
     """Its forward depends on the order of units in a way that no operator shows: verification has to catch it."""
 
@@ -114,9 +132,7 @@ class Lookup(nn.Module):
         self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.one(x)
-        scale = torch.arange(1.0, 7.0, dtype=x.dtype) if hidden.dtype == torch.float64 else torch.ones(6)
-        return self.two(hidden * scale)
+        return self.two(self.one(x) * self.one.bias.tolist()[0])
 
 
 def test_verification_demotes_a_group_that_changes_the_function():

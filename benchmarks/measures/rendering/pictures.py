@@ -13,7 +13,8 @@ and layers:
     high         share of energy beyond half the Nyquist frequency
     saturated    share of values within 0.02 of black or white
     chroma       over that of natural images
-    seconds      of the processor per picture, one thread, set-up included; of the clock where `--device` is a GPU
+    steps        on average
+    seconds      of the processor per picture, set-up included; of the clock where `--device` is a GPU
 
 `plain` is Adam from featviz 0.2.0: no average, no weight decay, spectrum 1/f. `--sheets` writes contact sheets.
 """
@@ -53,7 +54,13 @@ SHORT = {
     "plain, 48 steps of 0.2 (featviz 0.2.0)": "0.2.0, 48 steps",
     "plain, 256 steps of 0.05": "plain, 256",
 }
-OFFSETS = {"standard": (-34, 5), "draft": (-24, 5), "plain, 256 steps of 0.05": (5, -9)}  # of labels, in points
+OFFSETS = {  # of labels, in points
+    "standard": (-34, 5),
+    "draft": (-24, 5),
+    "paper": (-12, -11),
+    "plain, 48 steps of 0.2 (featviz 0.2.0)": (5, -10),
+    "plain, 256 steps of 0.05": (5, -9),
+}
 PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0}
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
@@ -182,7 +189,7 @@ def table(records: list[Record]) -> str:
         for name in record["rows"]:
             row = _row(record, name)
             transfer = "" if row["transfer"] is None else f"{row['transfer']:.2f}"
-            cells = [f"{row['steps']:.0f}", f"{row['seconds']:.2f}", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
+            cells = [f"{row['steps']:.0f}", f"{row['seconds']:.2g}", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
             cells += [f"{row['unseen']:.2f}", transfer, f"{row['high']:.3f}", f"{row['saturated']:.3f}"]
             rows.append([name, *cells, f"{row['chroma']:.2f}"])
         head = f"**{record['network']}**, {SIZES[record['network']]} px, {record['units']} units of each layer\n\n"
@@ -191,25 +198,30 @@ def table(records: list[Record]) -> str:
 
 
 def plot(records: list[Record], path: Path) -> None:
-    """Activation and high frequencies against seconds, a column per network; the named qualities are marked."""
+    """Activation and high frequencies against seconds, a column per network; the named qualities are marked.
+
+    Of a GPU against steps: there the seconds are mostly set-up.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(records), 6.4), layout="constrained")
     axes = figure.subplots(2, len(records), squeeze=False, sharex="col")
     for column, record in enumerate(records):
+        cost = "seconds" if record["device"] == "cpu" else "steps"
         for ax, key, label in zip(axes[:, column], ("activation", "high"), LABELS, strict=True):
             for name in record["rows"]:
                 row = _row(record, name)
                 kind = "plain" if name.startswith("plain") else "named" if name in QUALITIES else "others"
-                ax.plot([row["seconds"]], [row[key]], linestyle="", markersize=5, **STYLES[kind])
+                ax.plot([row[cost]], [row[key]], linestyle="", markersize=5, **STYLES[kind])
                 if kind != "others":
-                    at, shift = (row["seconds"], row[key]), OFFSETS.get(name, (5, 4))
-                    ax.annotate(SHORT.get(name, name), at, shift, textcoords="offset points", fontsize=7)
+                    at, shift = (row[cost], row[key]), OFFSETS.get(name, (5, 4))
+                    color = STYLES[kind]["color"]
+                    ax.annotate(SHORT.get(name, name), at, shift, textcoords="offset points", fontsize=7, color=color)
             ax.set_xscale("log", base=2)
             ax.margins(x=0.2, y=0.1)
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_ylabel(label, fontsize=8)
             ax.spines[["top", "right"]].set_visible(False)
         axes[0, column].set_title(record["network"], fontsize=9)
-        axes[1, column].set_xlabel("seconds per picture, one thread", fontsize=8)
+        axes[1, column].set_xlabel("steps" if cost == "steps" else "seconds per picture, one thread", fontsize=8)
     figure.savefig(path, dpi=140)

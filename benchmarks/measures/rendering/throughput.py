@@ -37,6 +37,7 @@ from measures.rendering.cases import CASES, network
 from measures.report import Record, markdown
 
 NAME = "throughput"
+RECORDS = ("throughput", "throughput-amx", "throughput-gpu")
 FEWEST = 128  # units that every layer of the cases has
 PLOT = "throughput.png"
 LABELS = {
@@ -70,7 +71,14 @@ def measure(args: argparse.Namespace) -> Record:
         found[f"{name} {layer}"] = measure_case(
             name, layer, args.batch, args.steps, args.rounds, args.device, args.without
         )
-    return {"batch": args.batch, "cases": found}
+    return {"record": _record_name(args.device), "batch": args.batch, "cases": found}
+
+
+def _record_name(device: str) -> str:
+    """What decides the ratios: a GPU, a CPU with a matrix unit for bfloat16, or one without."""
+    if device != "cpu":
+        return "throughput-gpu"
+    return "throughput-amx" if torch.cpu._is_amx_tile_supported() else "throughput"
 
 
 def measure_case(
@@ -146,33 +154,43 @@ def _peer_programs(
 
 
 def table(records: list[Record]) -> str:
-    """Milliseconds per image and step, and ratios."""
-    rows = []
-    for name, row in records[0]["cases"].items():
-        times = [f"{row[program]:.1f}" if program in row else "" for program in (*PEERS, "featviz", "trunk")]
-        ratios = [f"{row[program] / row['featviz']:.1f}x" if program in row else "" for program in PEERS]
-        rows.append([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"])
-    return markdown(HEAD, rows)
+    """Milliseconds per image and step, and ratios; a table for every machine."""
+    parts = []
+    for record in records:
+        rows = []
+        for name, row in record["cases"].items():
+            times = [f"{row[program]:.3g}" if program in row else "" for program in (*PEERS, "featviz", "trunk")]
+            ratios = [f"{row[program] / row['featviz']:.1f}x" if program in row else "" for program in PEERS]
+            rows.append([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"])
+        here = record["machine"]
+        steps = next(iter(record["cases"].values()))["steps"]["featviz"]
+        head = f"**{here['gpu'] or here['processor']}**, {record['batch']} images at once, {steps} steps\n\n"
+        parts.append(head + markdown(HEAD, rows))
+    return "\n\n".join(parts)
 
 
 def plot(records: list[Record], path: Path) -> None:
-    """Images times steps per second: an axis for every network, a bar for every program."""
+    """Images times steps per second: a row for every machine, an axis for every network, a bar for every program."""
     from matplotlib.figure import Figure
 
-    (record,) = records
-    cases, here = record["cases"], record["machine"]
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, (name, row) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases.items(), strict=True):
-        for number, (program, label) in enumerate(LABELS.items()):
-            if program in row:
-                bars = axes.bar(number, 1000 / row[program], 0.9, color=COLORS[number], label=label)
-                axes.bar_label(bars, [f"{1000 / row[program]:.3g}"], fontsize=8, padding=1)
-        axes.set_title(name, fontsize=9)
-        axes.margins(y=0.1)
-        axes.set_xticks([])
-        axes.spines[["top", "right"]].set_visible(False)
+    columns = max(len(record["cases"]) for record in records)
+    figure = Figure(figsize=(9, 2.4 * len(records) + 0.4), layout="constrained")
+    rows = figure.subplots(len(records), columns, squeeze=False)
+    for record, row_of_axes in zip(records, rows, strict=True):
+        here = record["machine"]
+        row_of_axes[0].set_ylabel(f"{here['gpu'] or here['processor']},\nbatch {record['batch']}", fontsize=8)
+        for axes in row_of_axes[len(record["cases"]) :]:
+            axes.set_axis_off()
+        for axes, (name, row) in zip(row_of_axes, record["cases"].items(), strict=False):
+            for number, (program, label) in enumerate(LABELS.items()):
+                if program in row:
+                    bars = axes.bar(number, 1000 / row[program], 0.9, color=COLORS[number], label=label)
+                    axes.bar_label(bars, [f"{1000 / row[program]:.3g}"], fontsize=8, padding=1)
+            axes.set_title(name, fontsize=9)
+            axes.margins(y=0.1)
+            axes.set_xticks([])
+            axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("images × steps per second", fontsize=9)
-    figure.suptitle(f"{here['gpu'] or here['processor']}, batch {record['batch']}", fontsize=9)
-    handles = axes.get_legend_handles_labels()
+    handles = rows[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(LABELS), frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
