@@ -159,7 +159,7 @@ def table(records: list[Record]) -> str:
     for record in records:
         rows = []
         for name, row in record["cases"].items():
-            times = [f"{row[program]:.3g}" if program in row else "" for program in (*PEERS, "featviz", "trunk")]
+            times = [_figure(row[program]) if program in row else "" for program in (*PEERS, "featviz", "trunk")]
             ratios = [f"{row[program] / row['featviz']:.1f}x" if program in row else "" for program in PEERS]
             rows.append([name, *times, *ratios, f"{row['featviz'] / row['trunk']:.2f}"])
         here = record["machine"]
@@ -173,24 +173,32 @@ def plot(records: list[Record], path: Path) -> None:
     """Images times steps per second: a row for every machine, an axis for every network, a bar for every program."""
     from matplotlib.figure import Figure
 
-    columns = max(len(record["cases"]) for record in records)
+    names = list(dict.fromkeys(name for record in records for name in record["cases"]))
     figure = Figure(figsize=(9, 2.4 * len(records) + 0.4), layout="constrained")
-    rows = figure.subplots(len(records), columns, squeeze=False)
-    for record, row_of_axes in zip(records, rows, strict=True):
-        here = record["machine"]
-        row_of_axes[0].set_ylabel(f"{here['gpu'] or here['processor']},\nbatch {record['batch']}", fontsize=8)
-        for axes in row_of_axes[len(record["cases"]) :]:
-            axes.set_axis_off()
-        for axes, (name, row) in zip(row_of_axes, record["cases"].items(), strict=False):
-            for number, (program, label) in enumerate(LABELS.items()):
+    grid = figure.subplots(len(records), len(names), squeeze=False)
+    for record, row_of_axes in zip(records, grid, strict=True):
+        here, axes_of = record["machine"], dict(zip(names, row_of_axes, strict=True))
+        for name in set(names) - set(record["cases"]):
+            axes_of[name].set_axis_off()
+        label = f"{here['gpu'] or here['processor']},\nbatch {record['batch']}"
+        axes_of[next(name for name in names if name in record["cases"])].set_ylabel(label, fontsize=8)
+        for name, row in record["cases"].items():
+            for number, program in enumerate(LABELS):
                 if program in row:
-                    bars = axes.bar(number, 1000 / row[program], 0.9, color=COLORS[number], label=label)
-                    axes.bar_label(bars, [f"{1000 / row[program]:.3g}"], fontsize=8, padding=1)
-            axes.set_title(name, fontsize=9)
-            axes.margins(y=0.1)
-            axes.set_xticks([])
-            axes.spines[["top", "right"]].set_visible(False)
+                    bars = axes_of[name].bar(
+                        number, 1000 / row[program], 0.9, color=COLORS[number], label=LABELS[program]
+                    )
+                    axes_of[name].bar_label(bars, [_figure(1000 / row[program])], fontsize=7, padding=1)
+            axes_of[name].set_title(name, fontsize=9)
+            axes_of[name].margins(y=0.1)
+            axes_of[name].set_xticks([])
+            axes_of[name].spines[["top", "right"]].set_visible(False)
     figure.supylabel("images × steps per second", fontsize=9)
-    handles = rows[0, 0].get_legend_handles_labels()
+    handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(LABELS), frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _figure(value: float) -> str:
+    """Three digits, or whole numbers from a hundred on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

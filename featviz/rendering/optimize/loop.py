@@ -33,6 +33,7 @@ from featviz.rendering.robustness.seeded_transform import SeededTransform
 from featviz.rendering.robustness.warps import sampling_matrices
 
 Progress = Callable[[int, int], None]
+SMALLEST = {"cuda": 32}  # batch that is not halved: a smaller one takes as long
 
 
 def ascend(
@@ -44,8 +45,8 @@ def ascend(
 ) -> Renderings:
     """Optimise the images of all units by AdamW, a batch of units at a time.
 
-    Every unit makes `extractor.config.steps` steps, or ends when it has converged; those of an objective that couples its
-    images end together. On a CPU units that have ended leave the batch once they are half of it.
+    Every unit makes `extractor.config.steps` steps, or ends when it has converged. Units that have ended leave the batch once
+    they are half of it; those of an objective that couples its images end together.
 
     Args:
         extractor: of the objective's layers; its config is that of the ascent.
@@ -72,10 +73,9 @@ def ascend(
 
 
 def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Renderings:
-    """The renderings of a batch; on a CPU units that have ended leave it by halves.
+    """The renderings of a batch; units that have ended leave it by halves.
 
-    On a GPU all stay. There every other size of batch costs seconds before its first image, of cuDNN's choice of kernels, which
-    is more than the steps that it would save; so the images are scored together at the end, too.
+    All are scored together at the end: a GPU takes seconds to choose its kernels for a batch of another size.
 
     Args:
         report: called with the steps done, one per unit and step; a unit that has ended has done all.
@@ -96,7 +96,7 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
             going = [row for row, unit in enumerate(left) if unit not in ended]
             if not going:
                 break
-            rows = _smaller_batch(len(left), going) if ascent.device.type == "cpu" else list(range(len(left)))
+            rows = _smaller_batch(len(left), going, SMALLEST.get(ascent.device.type, 1))
             if len(rows) < len(left):
                 ascent, left = ascent.select(rows), [left[row] for row in rows]
         if done < steps:
@@ -111,14 +111,14 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
     return found
 
 
-def _smaller_batch(rows: int, going: list[int]) -> list[int]:
+def _smaller_batch(rows: int, going: list[int], smallest: int) -> list[int]:
     """The rows that stay in a batch: those that go on, filled up with others to the batch halved once or more.
 
     Batches of few different sizes are traced few times.
     """
     size = rows
-    while 2 * len(going) <= size and size > 1:
-        size = math.ceil(size / 2)
+    while 2 * len(going) <= size and size > smallest:
+        size = max(smallest, math.ceil(size / 2))
     others = sorted(set(range(rows)) - set(going))
     return sorted(going + others[: size - len(going)])
 
