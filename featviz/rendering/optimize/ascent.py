@@ -153,20 +153,6 @@ class Ascent:
             torch.full((len(rows),), steps),
         )
 
-    def renderings(self, reached: "Reached") -> Renderings:
-        """The images of all units and their scores, in one batch of the ascent's own size.
-
-        Args:
-            reached: of all units, in their order.
-        """
-        with torch.no_grad():
-            images = functional_call(self._image, {"values": reached.values}, ())
-            score = plain_score(self._extractor, self._objective, images).cpu()
-        # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
-        steps, usable = reached.steps, reached.steps_with_gradient
-        dead = (usable < (steps // 10).clamp(min=1)) & (steps > 0) | ~score.isfinite()
-        return Renderings(images.float().cpu(), score, reached.trace, dead, self._starts.restart, steps)
-
 
 @dataclass(frozen=True, eq=False)
 class Reached:
@@ -197,6 +183,22 @@ class Reached:
             torch.cat([part.steps_with_gradient for part in parts]),
             torch.cat([part.steps for part in parts]),
         )
+
+
+def renderings_of(extractor: FeatureExtractor, objective: Objective, starts: Starts, reached: Reached) -> Renderings:
+    """The images of the units that the starts are of, and their scores, in one batch.
+
+    Args:
+        reached: of all units, in the order of the starts.
+    """
+    with torch.no_grad():
+        image = parameterization(starts.values.to(extractor.device, extractor.dtype), extractor.config)
+        images = functional_call(image, {"values": reached.values}, ())
+        score = plain_score(extractor, objective, images).cpu()
+    # Less than one usable step in ten: the unit died, or flickered; a saturated image (gradient 0 at the end) is alive.
+    steps, usable = reached.steps, reached.steps_with_gradient
+    dead = (usable < (steps // 10).clamp(min=1)) & (steps > 0) | ~score.isfinite()
+    return Renderings(images.float().cpu(), score, reached.trace, dead, starts.restart, steps)
 
 
 def learning_rate(config: RenderConfig, step: int) -> float:

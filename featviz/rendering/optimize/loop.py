@@ -24,6 +24,7 @@ from featviz.rendering.optimize.ascent import (
     is_usable,
     network_input,
     plain_score,
+    renderings_of,
     score_of,
 )
 from featviz.rendering.optimize.batching import in_batches
@@ -66,21 +67,23 @@ def ascend(
             if progress is not None:
                 progress(rows[0] * steps + done, len(starts) * steps)
 
-        return _ascended(Ascent(extractor, objective.select(rows), starts.select(rows), transform), len(rows), report)
+        part, own = objective.select(rows), starts.select(rows)
+        reached = _ascended(Ascent(extractor, part, own, transform), len(rows), report)
+        return renderings_of(extractor, part, own, reached)
 
     with _steady_memory(extractor):
         return Renderings.join(in_batches(extractor, objective, len(starts), optimise))
 
 
-def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Renderings:
-    """The renderings of a batch; units that have ended leave it by halves.
+def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Reached:
+    """What the units of a batch have come to; units that have ended leave the batch by halves.
 
-    All are scored together at the end: a GPU takes seconds to choose its kernels for a batch of another size.
+    They are not scored when they end: a GPU takes seconds to choose its kernels for a batch of another size.
 
     Args:
         report: called with the steps done, one per unit and step; a unit that has ended has done all.
     """
-    whole, config, coupled = ascent, ascent.config, ascent.coupled
+    config, coupled = ascent.config, ascent.coupled
     steps, tolerance = config.most_steps, config.tolerance
     ended: dict[int, Reached] = {}
     left = list(range(units))  # of the batch, in the order of the ascent's rows
@@ -105,10 +108,9 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Rend
     for row, unit in enumerate(left):
         if unit not in ended:
             ended[unit] = last.select([row])
-    found = whole.renderings(Reached.join([ended[unit] for unit in range(units)]))
     if steps:
         report(units * steps)
-    return found
+    return Reached.join([ended[unit] for unit in range(units)])
 
 
 def _smaller_batch(rows: int, going: list[int], smallest: int) -> list[int]:
