@@ -66,7 +66,9 @@ def test_every_parameterization_gives_images_in_range(name, size, channels):
 def test_every_unit_of_every_parameterization_moves_its_own_image_alone(name):
     both, alone = made(name, ["a", "b"]), made(name, ["b"])
     images = both()
-    torch.testing.assert_close(images[1], alone()[0], rtol=0, atol=1e-14)  # some processors round by the place in memory
+    torch.testing.assert_close(
+        images[1], alone()[0], rtol=0, atol=1e-14
+    )  # some processors round by the place in memory
     weights = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (gradient,) = torch.autograd.grad((images[1] * weights).sum(), both.values)
     assert (gradient[0] == 0).all()

@@ -45,6 +45,14 @@ def attention_with_a_mask(x):
     return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=TABLE[:4, :4]).flatten(1)
 
 
+def times_a_table_filled_in_parts(x):
+    """Positions, written into views of a tensor of float32."""
+    table = torch.zeros(64)
+    table[:32] = torch.arange(32)
+    table.view(2, 32)[1] = torch.arange(32) + 7
+    return x * table
+
+
 KEPT = torch.zeros(1, 64)
 
 
@@ -52,7 +60,10 @@ def written_into_what_it_keeps(x):
     return KEPT.zero_().addmm_(x, TABLE)
 
 
-@pytest.mark.parametrize(("between", "free"), [(lambda x: x, 128), (times_table, 64), (attention_with_a_mask, 64)])
+CASES = [(lambda x: x, 128), (times_table, 64), (attention_with_a_mask, 64), (times_a_table_filled_in_parts, 64)]
+
+
+@pytest.mark.parametrize(("between", "free"), CASES)
 def test_rounding_to_float32_refuses_no_group(between, free):
     """The sums before a table that is no parameter stay at their places; the units that they sum over may move."""
     groups = permutation_groups(seeded(lambda: Casting(between)), X)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import featviz
 from featviz.errors import FeatvizError
+from featviz.isolation import copy_of
 from featviz.symmetry.discovery import private_copy, trace_in_float64
 from featviz.symmetry.permute import random_permutations
 from featviz.symmetry.solve_groups import groups_of
@@ -130,7 +131,7 @@ def _traced(name: str, threads: int) -> dict[str, Any]:
         peak = process.peak_resident()
         trial, inputs = private_copy(model, torch.rand(1, *shape), torch.float64)
         randomise_constants(trial, torch.Generator().manual_seed(1))
-        before = outputs_of(trial, inputs)
+        before = outputs_of(copy_of(trial), inputs)  # a copy: some networks keep what they compute at their first run
         perms = random_permutations(groups, np.random.default_rng(1))
         error = relative_error(trial, inputs, groups, perms, before=before)
     except (FeatvizError, RuntimeError, TypeError, ValueError, IndexError):
