@@ -3,8 +3,8 @@
     python benchmarks/rendering.py all-units --data cifar/ --device cuda --keep
 
 For each unit and configuration one picture; its activation without transforms is counted on its natural scale (0 its mean
-over 2,000 test images, 1 the best of them), as a multiple of what the plain ascent of 512 steps of 0.05 reaches. That ascent from
-another seed is the control: how far two ascents of one unit end from each other. `--layers` makes a record of its own.
+over 2,000 test images, 1 the best of them), as a multiple of what the plain ascent of 512 steps of 0.05 reaches. That ascent
+from another seed is the control: how far two ascents of one unit end from each other. `--layers` makes a record of its own.
 
     lowest, 1 %, median   of all units
     under .95             share of the units that reach less than 0.95 of the plain ascent
