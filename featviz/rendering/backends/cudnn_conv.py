@@ -36,7 +36,8 @@ class FusedConvolution(nn.Module):
                 if machine_failed(error):
                     raise
                 reason = " ".join(str(error).split())[:120]
-                log.warning("cuDNN has no fused convolution for %s by %s (%s).", x.shape, self.weight.shape, reason)
+                shapes = f"{tuple(x.shape)} by {tuple(self.weight.shape)}"
+                log.warning("cuDNN has no fused convolution for %s (%s): its parts run one by one.", shapes, reason)
                 self._fused = False
         found = torch.conv2d(x, self.weight, self.bias, *self.geometry)
         return torch.relu_(found if other is None else found.add_(other))
@@ -53,9 +54,11 @@ def cudnn_conv(joint: fx.GraphModule) -> int:
     for node in joint.graph.find_nodes(op="call_function", target=aten.convolution.default):
         x, weight, bias, *geometry = node.args
         found, offset = fixed_convolution(joint, x, weight, geometry, DEVICE, DTYPES), constant(joint, bias)
-        chain = chain_from(node)
-        if found is None or (bias is not None and offset is None) or not chain.relu or found[2][-1] != 1:
+        if found is None or (bias is not None and offset is None):
             continue
-        replace_chain(joint, chain, FusedConvolution(found[1], offset, found[2]))
-        count += 1
+        _, kernel, settings = found
+        groups, chain = settings[-1], chain_from(node)
+        if groups == 1 and chain.relu:
+            replace_chain(joint, chain, FusedConvolution(kernel, offset, settings))
+            count += 1
     return count

@@ -85,7 +85,8 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Reac
     """
     config, coupled = ascent.config, ascent.coupled
     steps, tolerance = config.most_steps, config.tolerance
-    ended: dict[int, Reached] = {}
+    ended: list[int] = []  # units, in the order in which they ended
+    parts: list[Reached] = []  # what they have come to, in that order
     left = list(range(units))  # of the batch, in the order of the ascent's rows
     for done in range(1, steps + 1):
         ascent.step()
@@ -94,8 +95,8 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Reac
             converged = converged.all().expand(units) if coupled else converged
             new = [row for row, unit in enumerate(left) if converged[row] and unit not in ended]
             if new:
-                reached = ascent.reached(new)
-                ended |= {left[row]: reached.select([part]) for part, row in enumerate(new)}
+                parts.append(ascent.reached(new))
+                ended += [left[row] for row in new]
             going = [row for row, unit in enumerate(left) if unit not in ended]
             if not going:
                 break
@@ -104,13 +105,13 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Reac
                 ascent, left = ascent.select(rows), [left[row] for row in rows]
         if done < steps:
             report(len(ended) * steps + (units - len(ended)) * done)
-    last = ascent.reached(range(len(left)))
-    for row, unit in enumerate(left):
-        if unit not in ended:
-            ended[unit] = last.select([row])
+    last = [row for row, unit in enumerate(left) if unit not in ended]
+    if last:
+        parts.append(ascent.reached(last))
+        ended += [left[row] for row in last]
     if steps:
         report(units * steps)
-    return Reached.join([ended[unit] for unit in range(units)])
+    return Reached.join(parts).select(sorted(range(units), key=ended.__getitem__))
 
 
 def _smaller_batch(rows: int, going: list[int], smallest: int) -> list[int]:
