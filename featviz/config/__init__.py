@@ -26,7 +26,7 @@ class Quality:
 
 QUALITIES = {
     "draft": Quality(48, 0.3, None),
-    "standard": Quality(384, 0.15, 0.03),
+    "standard": Quality(384, 0.15, 0.05),
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
@@ -70,9 +70,9 @@ class RenderConfig:
         "affine",
         "random transforms: affine (one warp, as below), lucid, or strong (perspective, crops, color, blur, noise)",
     )
-    jitter: float = option(1 / 16, "shift of a warp, uniform in +-jitter of the side")
-    scale: float = option(0.1, "zoom of a warp, uniform in 1 +- scale")
-    rotation: float = option(10.0, "of a warp in degrees, uniform in +-rotation")
+    jitter: float = option(1 / 32, "shift of a warp, uniform in +-jitter of the side")
+    scale: float = option(0.05, "zoom of a warp, uniform in 1 +- scale")
+    rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(
         None, "side of what the network is fed (default: the images as they are)"

@@ -16,7 +16,8 @@ and layers:
     steps        on average
     seconds      of the processor per picture, set-up included; of the clock where `--device` is a GPU
 
-`plain` is Adam from featviz 0.2.0: no average, no weight decay, spectrum 1/f. `--sheets` writes contact sheets.
+`plain` is Adam from featviz 0.2.0: no average, no weight decay, spectrum 1/f, warps twice as large. `--only` makes a record of
+its own; `--sheets` writes contact sheets.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from measures.rendering.real_networks import SIZES, add_networks, real_network
 from measures.report import Record, markdown, provenance, write_record
 
 NAME = "pictures"
-RECORDS = tuple(f"pictures-{name}" for name in SIZES)
+RECORDS = tuple(f"pictures-{name}{part}" for part in ("-some", "") for name in SIZES)
 PLOT = "pictures.png"
 REFERENCE = "plain, 512 steps of 0.05"
 HEAD = (
@@ -61,7 +62,8 @@ OFFSETS = {  # of labels, in points
     "plain, 48 steps of 0.2 (featviz 0.2.0)": (5, -10),
     "plain, 256 steps of 0.05": (5, -9),
 }
-PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0}
+WIDER = {"jitter": 1 / 16, "scale": 0.1, "rotation": 10.0}  # warps of featviz 0.2.0
+PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0} | WIDER
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
     "plain, 48 steps of 0.2 (featviz 0.2.0)": PLAIN | {"steps": 48, "lr": 0.2},
@@ -69,6 +71,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "draft": {"quality": "draft"},
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
+    "standard, twice the warps": {"quality": "standard"} | WIDER,
 } | {
     name: {"steps": 128, "lr": 0.15} | changes
     for name, changes in {
@@ -85,8 +88,8 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "weight decay 0.2": {"weight_decay": 0.2},
         "spectrum 1/f": {"decay": 1.0},
         "spectrum 1/f^1.5": {"decay": 1.5},
-        "half the warps": {"jitter": 1 / 32, "scale": 0.05, "rotation": 5.0},
-        "twice the warps": {"jitter": 1 / 8, "scale": 0.2, "rotation": 20.0},
+        "half the warps": {"jitter": 1 / 64, "scale": 0.025, "rotation": 2.5},
+        "twice the warps": WIDER,
         "robustness lucid": {"robustness": "lucid"},
         "robustness strong": {"robustness": "strong"},
     }.items()
@@ -114,7 +117,7 @@ def measure(args: argparse.Namespace) -> Record:
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     rows: dict[str, dict] = {}
     record = {
-        "record": f"{NAME}-{network.name}",
+        "record": f"{NAME}-{network.name}{'-some' if args.only else ''}",
         "network": network.name,
         "device": args.device,
         "units": len(units),
@@ -204,6 +207,7 @@ def plot(records: list[Record], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    records = [record for record in records if not record["record"].endswith("-some")]
     figure = Figure(figsize=(4.2 * len(records), 6.4), layout="constrained")
     axes = figure.subplots(2, len(records), squeeze=False, sharex="col")
     for column, record in enumerate(records):
