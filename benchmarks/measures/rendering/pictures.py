@@ -71,7 +71,6 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "draft": {"quality": "draft"},
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
-    "standard, twice the warps": {"quality": "standard"} | WIDER,
 } | {
     name: {"steps": 128, "lr": 0.15} | changes
     for name, changes in {
