@@ -31,6 +31,7 @@ from featviz.config import RenderConfig
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from measures.rendering import peers
 from measures.rendering.picture_quality import chroma, natural_scales, picture_figures
+from measures.rendering.pictures import PLAIN
 from measures.rendering.real_networks import RealNetwork, add_networks, real_network
 from measures.report import GALLERY, Record, markdown
 
@@ -105,7 +106,7 @@ PEERS: dict[str, tuple[str, Draw]] = {  # what must be importable
     "faccent 1.0.3": ("faccent", by_faccent),
 }
 OURS: dict[str, dict[str, Any]] = {
-    "featviz 0.2.0's default": {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0, "steps": 48, "lr": 0.2},
+    "featviz 0.2.0's default": PLAIN | {"steps": 48, "lr": 0.2},
     "featviz, draft": {"quality": "draft"},
     "featviz, standard": {},
     "featviz, paper": {"quality": "paper"},
