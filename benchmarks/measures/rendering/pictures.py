@@ -194,8 +194,8 @@ def table(records: list[Record]) -> str:
             cells = [f"{row['steps']:.0f}", f"{row['seconds']:.2g}", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
             cells += [f"{row['unseen']:.2f}", transfer, f"{row['high']:.3f}", f"{row['saturated']:.3f}"]
             rows.append([name, *cells, f"{row['chroma']:.2f}"])
-        head = f"**{record['network']}**, {SIZES[record['network']]} px, {record['units']} units of each layer\n\n"
-        parts.append(head + markdown(HEAD, rows))
+        size = f"{SIZES[record['network']]} px, {record['units']} units of each layer"
+        parts.append(f"**{record['network']}**, {size}, commit {record['commit']}\n\n{markdown(HEAD, rows)}")
     return "\n\n".join(parts)
 
 
