@@ -1,6 +1,7 @@
 """Accentuation, caricature, variants and the path: claims about small networks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,19 +123,19 @@ def test_a_caricature_points_where_the_photograph_does_whatever_the_order_of_the
 
 
 def test_diverse_variants_differ_more_and_the_first_start_is_that_of_render():
-    net = Net(0)
+    net, config = Net(0), replace(CONFIG, steps=60)
     alike, diverse = (
-        featviz.render_variants({"a": net}, "4", [2], variants=3, diversity=strength, config=CONFIG)
+        featviz.render_variants({"a": net}, "4", [2], variants=3, diversity=strength, config=config)
         for strength in (0.0, 3.0)
     )
-    torch.testing.assert_close(alike.images["a"][0, 0], featviz.render(net, "4:2", CONFIG).images[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(alike.images["a"][0, 0], featviz.render(net, "4:2", config).images[0], atol=1e-3, rtol=0)
 
     def spread(found: featviz.Variants) -> float:
         activations = net((found.images["a"][0] - 0.5) / 0.25).flatten(2)
         grams = torch.nn.functional.normalize((activations @ activations.mT).flatten(1), dim=1)
         return 1 - (grams @ grams.T)[0, 1:].mean().item()
 
-    assert spread(diverse) > spread(alike)
+    assert spread(diverse) > 10 * spread(alike)
 
 
 def test_variants_of_identical_networks_transfer_fully():

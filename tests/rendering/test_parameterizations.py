@@ -234,7 +234,8 @@ def test_seed_and_restart_change_the_start_and_precision_does_not():
 
 
 def test_a_start_is_the_same_on_every_machine():
-    drawn = seeded_starts(RenderConfig(size=8, steps=2, sd=1.0), [("layer1.conv", 3)], 3, dtype=torch.float64)
+    config = RenderConfig(size=8, steps=2, sd=1.0, jitter=1 / 16, scale=0.1, rotation=10.0)
+    drawn = seeded_starts(config, [("layer1.conv", 3)], 3, dtype=torch.float64)
     assert drawn.values.flatten()[:3].tolist() == pytest.approx(
         [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
     )
