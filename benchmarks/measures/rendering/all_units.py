@@ -27,7 +27,7 @@ import featviz
 from featviz.config import RenderConfig
 from measures.rendering.cases import gray
 from measures.rendering.picture_quality import activation, high_frequencies, natural_scales, saturated
-from measures.rendering.pictures import PLAIN, REFERENCE, WIDER
+from measures.rendering.pictures import PLAIN, REFERENCE
 from measures.rendering.real_networks import RealNetwork, real_network
 from measures.report import Record, markdown
 
@@ -44,7 +44,6 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
     "plain, 512 steps of 0.05, another seed": PLAIN | {"steps": 512, "lr": 0.05, "seed": 1},
-    "standard, twice the warps": {"quality": "standard"} | WIDER,
     "standard, weight decay 0.03": {"quality": "standard", "weight_decay": 0.03},
 }
 
