@@ -30,6 +30,7 @@ QUALITIES = {
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
+SATURATION_LIMIT = 3.0  # of a color before the sigmoid: it is then 0.05 or 0.95
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
@@ -55,7 +56,10 @@ class RenderConfig:
     lr: float | None = option(None, "step size of AdamW (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
-    weight_decay: float = option(0.07, "of the values per step, times lr (AdamW): noise and needless contrast fade")
+    weight_decay: float = option(0.03, "of the values per step, times lr (AdamW): noise and needless contrast fade")
+    saturation_decay: float = option(
+        1.0, "per step, times lr, of what colors exceed 0.05 and 0.95 by, before the sigmoid (fourier and pixel)"
+    )
     ema: float = option(
         0.95, "of the running average of the iterates, which is the image at the end; 0: the last iterate"
     )
@@ -132,7 +136,7 @@ class RenderConfig:
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
             ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999), ("ema", 0.0, 0.999),
-            ("weight_decay", 0.0, 10.0),
+            ("weight_decay", 0.0, 10.0), ("saturation_decay", 0.0, 10.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if (value is None and name in ("memory", "steps", "lr")) or (name == "batch" and one_of(value, ("auto",))):

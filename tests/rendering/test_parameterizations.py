@@ -99,6 +99,38 @@ def test_a_start_from_an_image_gives_that_image_or_a_reason(name, channels):
             parameterization_class(config).start_from(photographs, config)
 
 
+@pytest.mark.parametrize("name", ["fourier", "pixel"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(9, 12), (12, 9)])
+def test_less_their_excess_colors_end_where_saturation_begins(name, channels, size):
+    painter = made(name, [0, 1], channels, size, sd=30.0 if name == "fourier" else 6.0)
+    images = painter().detach().clamp(1 / 512, 511 / 512)
+    before = images.logit()
+    assert (before.abs() > 3).float().mean() > 0.1
+    config = RenderConfig(size=size, parameterization=name)
+    at_limit = parameterization(painter.start_from(images, config), config)
+    with torch.no_grad():
+        at_limit.values -= at_limit.excess(images)
+    torch.testing.assert_close(at_limit().detach(), before.clamp(-3, 3).sigmoid(), atol=1e-9, rtol=0)
+
+
+def test_where_no_values_belong_to_an_image_there_is_no_excess():
+    for name in ("maco", "coarse"):
+        painter = made(name, [0, 1], sd=30.0)
+        assert painter.excess(painter().detach()) is None
+
+
+def test_the_excess_of_gray_data_is_finite():
+    """Its color matrix has no inverse."""
+    matrix = color_matrix([torch.rand(2, 1, 4, 4).expand(-1, 3, -1, -1)])
+    config = RenderConfig(size=8, parameterization="pixel", color=matrix)
+    painter = parameterization(100 * torch.randn(1, 3, 8, 8), config)
+    excess = painter.excess(painter().detach())
+    assert excess is not None
+    assert excess.isfinite().all()
+    assert excess.abs().max() > 0
+
+
 def test_names_are_refused_that_are_taken_or_not_registered():
     with pytest.raises(RenderError, match="register yours by another name"):
         featviz.register_parameterization("fourier")(type("Mine", (featviz.Parameterization,), {}))

@@ -16,7 +16,7 @@ and layers:
     steps        on average
     seconds      of the processor per picture, set-up included; of the clock where `--device` is a GPU
 
-`plain` is Adam from featviz 0.2.0: no average, no weight decay, spectrum 1/f, warps twice as large. `--only` makes a record of
+`plain` is Adam from featviz 0.2.0: no average, no decay, spectrum 1/f, warps twice as large. `--only` makes a record of
 its own; `--sheets` writes contact sheets.
 """
 
@@ -63,7 +63,7 @@ OFFSETS = {  # of labels, in points
     "plain, 256 steps of 0.05": (5, -9),
 }
 WIDER = {"jitter": 1 / 16, "scale": 0.1, "rotation": 10.0}  # warps of featviz 0.2.0
-PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0} | WIDER
+PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0, "saturation_decay": 0.0} | WIDER
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
     "plain, 48 steps of 0.2 (featviz 0.2.0)": PLAIN | {"steps": 48, "lr": 0.2},
@@ -85,6 +85,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "no average": {"ema": 0.0},
         "no weight decay": {"weight_decay": 0.0},
         "weight decay 0.2": {"weight_decay": 0.2},
+        "no saturation decay": {"saturation_decay": 0.0},
         "spectrum 1/f": {"decay": 1.0},
         "spectrum 1/f^1.5": {"decay": 1.5},
         "half the warps": {"jitter": 1 / 64, "scale": 0.025, "rotation": 2.5},

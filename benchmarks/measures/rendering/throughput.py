@@ -3,8 +3,9 @@
     uv run --isolated --group peers python benchmarks/rendering.py throughput --keep
 
 Equal work: one image of 128 px per unit, fed at 224 px (the bundled CIFAR network: 64 px at 64), Adam with lr 0.05, jitter,
-zoom and rotation by default. Five programs, one after the other in every round; the median of the rounds counts, in
-milliseconds per image and step with set-up included (the peers have next to none, so they take fewer steps):
+zoom and rotation by default, without the saturation decay, which no peer has. Five programs, one after the other in every
+round; the median of the rounds counts, in milliseconds per image and step with set-up included (the peers have next to none, so
+they take fewer steps):
 
     lucent     torch-lucent as its users call it: one unit at a time, default transforms, float32, weights not frozen
     batched    torch-lucent with one parameterization for the whole batch and one objective per image
@@ -112,7 +113,7 @@ def programs(name: str, layer: str, batch: int, steps: int, device: str, without
     few = max(2, steps // 8)
     side, fed = CASES[name, layer]
     model = network(name, device)
-    config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch, lr=0.05)
+    config = featviz.RenderConfig(size=side, input_size=fed, steps=steps, batch=batch, lr=0.05, saturation_decay=0)
     place = torch.device(device)
     units = [unit % FEWEST for unit in range(batch)]
     step = bare_trunk(model, layer, (batch, 3, fed, fed), resolve_precision("auto", place), place)

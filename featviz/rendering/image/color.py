@@ -40,13 +40,9 @@ def recorrelate(x: Tensor, matrix: Tensor) -> Tensor:
     return (matrix @ x.flatten(2)).view_as(x)
 
 
-def decorrelated(images: Tensor, matrix: Tensor | None) -> Tensor:
-    """The x with sigmoid(M x) = images: (unit, channels, h, w) in [0, 1] -> the same shape, M left out unless RGB.
-
-    Pixels closer than `DARKEST` to 0 or 1 are moved to there.
-    """
-    x = images.clamp(DARKEST, 1 - DARKEST).logit()
-    return x if matrix is None or x.shape[1] != 3 else recorrelate(x, torch.linalg.inv(matrix).to(x))
+def logit(images: Tensor) -> Tensor:
+    """The inverse of the sigmoid, of images in [0, 1]. Pixels closer than `DARKEST` to 0 or 1 are moved to there."""
+    return images.clamp(DARKEST, 1 - DARKEST).logit()
 
 
 def color_matrix(data: Data) -> Matrix3:

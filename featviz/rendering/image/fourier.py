@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from featviz.config import RenderConfig
-from featviz.rendering.image.color import color_tensor, decorrelated
 from featviz.rendering.image.parameterizations import Parameterization, register_parameterization
 from featviz.rendering.image.spectrum import frequency_scale, inverse, onesided_mask, spectrum_shape
 
@@ -35,8 +34,5 @@ class Fourier(Parameterization):
         spectrum = torch.view_as_complex(self.scale * self.values)
         return self.to_image(inverse(spectrum, self.onesided, self.image_hw[1]) / LUCID_DIVISOR)
 
-    @classmethod
-    def start_from(cls, images: Tensor, config: RenderConfig) -> Tensor:
-        x = decorrelated(images.double(), color_tensor(config)) * LUCID_DIVISOR
-        spectrum = torch.fft.rfft2(x, norm="ortho") / frequency_scale(config.image_hw, config.decay).to(x.device)
-        return torch.view_as_real(spectrum).to(images.dtype)
+    def values_of(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(torch.fft.rfft2(x * LUCID_DIVISOR, norm="ortho")) / self.scale

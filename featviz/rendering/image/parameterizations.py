@@ -29,9 +29,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from featviz.config import PARAMETERIZATIONS, RenderConfig
+from featviz.config import PARAMETERIZATIONS, SATURATION_LIMIT, RenderConfig
 from featviz.errors import RenderError
-from featviz.rendering.image.color import color_tensor, recorrelate
+from featviz.rendering.image.color import color_tensor, logit, recorrelate
 
 _CLASSES: "dict[str, type[Parameterization]]" = {}
 Class = TypeVar("Class", bound="type[Parameterization]")
@@ -40,7 +40,7 @@ Class = TypeVar("Class", bound="type[Parameterization]")
 class Parameterization(nn.Module):
     """The images of some units as a function of `values`, which the ascent moves.
 
-    A subclass gives `start_shape` and `forward`, and `start_from` if an image can be its start. Constants belong into
+    A subclass gives `start_shape` and `forward`, and `values_of` if an image can be its start. Constants belong into
     buffers, with the device and dtype of `values`. The image of a unit must depend on `values[unit]` alone, and `forward` may
     neither draw random numbers nor wait for the device (its steps are recorded as a CUDA graph).
 
@@ -52,6 +52,7 @@ class Parameterization(nn.Module):
 
     values: nn.Parameter
     color: Tensor | None
+    color_inverse: Tensor | None
     zero_is_gray: ClassVar[bool] = (
         True  # whether values of 0 make a gray image: then `config.weight_decay` pulls them there
     )
@@ -61,7 +62,9 @@ class Parameterization(nn.Module):
         self.image_hw = config.image_hw
         self.values = nn.Parameter(start.detach().clone())
         color = color_tensor(config)
+        inverse = None if color is None else torch.linalg.pinv(color)
         self.register_buffer("color", None if color is None else color.to(self.values))
+        self.register_buffer("color_inverse", None if inverse is None else inverse.to(self.values))
 
     @classmethod
     def start_shape(cls, channels: int, config: RenderConfig) -> tuple[int, ...]:
@@ -72,21 +75,53 @@ class Parameterization(nn.Module):
         """The images (unit, channels, h, w) in [0, 1] of `values`, differentiable."""
         raise NotImplementedError
 
+    def values_of(self, x: Tensor) -> Tensor | None:
+        """The values (unit, *start_shape) whose images are `to_image(x)`, x (unit, channels, h, w); linear in x.
+
+        None where there are none: an image cannot be the start then, and `config.saturation_decay` does nothing.
+        """
+        del x
+        return None
+
     @classmethod
     def start_from(cls, images: Tensor, config: RenderConfig) -> Tensor:
         """The start (unit, *start_shape) whose images are `images` (unit, channels, h, w) in [0, 1].
 
+        Pixels closer than `DARKEST` to 0 or 1 are moved to there.
+
         Raises:
             RenderError: this parameterization has no such start.
         """
-        del images
-        raise RenderError(
-            f"the parameterization {config.parameterization!r} cannot start from an image: use 'fourier' or 'pixel'."
-        )
+        shape = len(images), *cls.start_shape(images.shape[1], config)
+        blank = cls(torch.zeros(shape, dtype=torch.float64, device=images.device), config)
+        values = blank.values_of(blank._decorrelated(logit(images.double())))
+        if values is None:
+            raise RenderError(
+                f"the parameterization {config.parameterization!r} cannot start from an image: use 'fourier' or 'pixel'."
+            )
+        return values.to(images.dtype)
 
     def to_image(self, x: Tensor) -> Tensor:
         """sigmoid(M x) of x (unit, channels, h, w), M the color matrix of the config for images of three channels."""
         return torch.sigmoid(x if self.color is None or x.shape[1] != 3 else recorrelate(x, self.color))
+
+    def excess(self, images: Tensor) -> Tensor | None:
+        """What takes colors beyond `SATURATION_LIMIT` before the sigmoid, as values (unit, *start_shape).
+
+        The values less these have images whose colors end there.
+
+        Args:
+            images: (unit, channels, h, w), those of the values.
+
+        Returns:
+            None where there is no `values_of`.
+        """
+        before = logit(images)
+        return self.values_of(self._decorrelated(before - before.clamp(-SATURATION_LIMIT, SATURATION_LIMIT)))
+
+    def _decorrelated(self, x: Tensor) -> Tensor:
+        """The inverse of the color matrix times x."""
+        return x if self.color_inverse is None or x.shape[1] != 3 else recorrelate(x, self.color_inverse)
 
 
 def register_parameterization(name: str) -> Callable[[Class], Class]:

@@ -2,7 +2,8 @@
 
 Step: parameterization -> images -> random transform of each image -> network -> objective -> sum over units -> gradient with
 respect to the images' parameters alone -> AdamW. The sum keeps the units apart: the gradient of a unit's image is that of its
-own score, whatever it is batched with.
+own score, whatever it is batched with. Colors near black and white decay (`RenderConfig.saturation_decay`), beside the
+gradient as weights do in AdamW: what Adam makes of a gradient does not depend on it.
 """
 
 import math
@@ -81,7 +82,7 @@ class Ascent:
 
     def _step(self) -> None:
         """What changes from step to step is read from the device: see `cuda_graph.py`."""
-        values, extractor = self._image.values, self._extractor
+        values, extractor, config = self._image.values, self._extractor, self.config
         self._rate.copy_(self._rates.index_select(0, self._step_on_device).squeeze(0))
         images = self._image()
         matrices = self._matrices.index_select(0, self._step_on_device).squeeze(0)
@@ -91,6 +92,11 @@ class Ascent:
         gradient = gradient_of(score, values)
         usable = is_usable(gradient)
         gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
+        if config.saturation_decay:
+            with torch.no_grad():
+                excess = self._image.excess(images.detach())
+                if excess is not None:
+                    values.sub_(excess * (self._rate * config.saturation_decay))
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
         self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
