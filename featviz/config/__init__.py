@@ -58,7 +58,7 @@ class RenderConfig:
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
     weight_decay: float = option(0.03, "of the values per step, times lr (AdamW): noise and needless contrast fade")
     saturation_decay: float = option(
-        1.0, "per step, times lr, of what colors exceed 0.05 and 0.95 by, before the sigmoid (fourier and pixel)"
+        1.0, "per step, times lr, of what colors have beyond 0.05 and 0.95, before the sigmoid (fourier and pixel)"
     )
     ema: float = option(
         0.95, "of the running average of the iterates, which is the image at the end; 0: the last iterate"

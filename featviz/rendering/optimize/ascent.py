@@ -96,7 +96,7 @@ class Ascent:
             with torch.no_grad():
                 excess = self._image.excess(images.detach())
                 if excess is not None:
-                    values.sub_(excess * (self._rate * config.saturation_decay))
+                    values.sub_(excess * (self._rate * config.saturation_decay).clamp(max=1))
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
         self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
