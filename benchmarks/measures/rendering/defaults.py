@@ -22,8 +22,6 @@ from measures.rendering.cases import CASES, activation, gray, network
 from measures.report import Record, markdown
 
 NAME = "defaults"
-RECORDS = ("defaults", "defaults-avx2")
-PROCESSORS = {"defaults": "AVX-512 with bfloat16", "defaults-avx2": "AVX2 alone"}
 HEAD = (
     "network, layer", "lucent, s per image", "featviz, s per image", "steps", "faster", "activation (lucent = 1)", "lowest",
     "gray",
@@ -31,7 +29,6 @@ HEAD = (
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", nargs="+", default=[name for name, _ in CASES], help="networks")
     parser.add_argument("--alone", type=int, default=4, help="units that lucent renders, one at a time")
     parser.add_argument("--batch", type=int, default=16, help="units that featviz renders")
     parser.add_argument("--steps", type=int, default=512, help="of lucent")
@@ -39,10 +36,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    chosen = [case for case in CASES if case[0] in args.cases]
-    found = {f"{name} {layer}": _case(name, layer, args) for name, layer in tqdm(chosen)}
-    alone = args.device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return {"record": "defaults-avx2" if alone else "defaults", "cases": found}
+    found = {f"{name} {layer}": _case(name, layer, args) for name, layer in tqdm(CASES)}
+    return {"cases": found}
 
 
 def _case(name: str, layer: str, args: argparse.Namespace) -> dict[str, object]:
@@ -79,12 +74,14 @@ def _case(name: str, layer: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def table(records: list[Record]) -> str:
-    parts = []
-    for record in records:
-        rows = []
-        for name, row in record["cases"].items():
-            cells = [f"{row['lucent']:.1f}", f"{row['featviz']:.2f}", f"{row['steps']['featviz']:.0f}"]
-            cells += [f"{row['faster']:.0f}x", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
-            rows.append([name, *cells, row["gray"]])
-        parts.append(f"**{PROCESSORS[record['record']]}**\n\n{markdown(HEAD, rows)}")
-    return "\n\n".join(parts)
+    rows = []
+    for name, row in records[0]["cases"].items():
+        cells = [
+            f"{row['lucent']:.1f}",
+            f"{row['featviz']:.2f}",
+            f"{row['steps']['featviz']:.0f}",
+            f"{row['faster']:.0f}x",
+        ]
+        cells.append(f"{row['activation']:.2f}")
+        rows.append([name, *cells, f"{row['lowest']:.2f}", row["gray"]])
+    return markdown(HEAD, rows)
