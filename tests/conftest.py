@@ -46,7 +46,9 @@ def cifar() -> Path:
     folder = Path(tempfile.gettempdir()) / f"featviz-cifar10-{os.getuid()}-{made.st_size}-{int(made.st_mtime)}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as part, tarfile.open(ARCHIVE) as archive:
-            archive.extractall(Path(part, "cifar"), filter="data")
+            # "data" is the filter's name in Python 3.11.4 and newer.
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            archive.extractall(Path(part, "cifar"))
             try:
                 Path(part, "cifar").rename(folder)
             except OSError:  # another process was first
