@@ -46,7 +46,7 @@ def cifar() -> Path:
     folder = Path(tempfile.gettempdir()) / f"featviz-cifar10-{os.getuid()}-{made.st_size}-{int(made.st_mtime)}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as part, tarfile.open(ARCHIVE) as archive:
-            # "data" is the filter's name in Python 3.11.4 and newer.
+            # Python before 3.11.4 has no filters.
             archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
             archive.extractall(Path(part, "cifar"))
             try:

@@ -339,6 +339,18 @@ def test_a_cosine_schedule_goes_from_the_learning_rate_to_nothing():
     assert not torch.equal(slow.images, fast.images)
 
 
+@pytest.mark.parametrize("kind", ["fourier", "pixel"])
+def test_saturation_decay_keeps_colors_from_black_and_white(kind):
+    config = replace(FLOAT32, parameterization=kind, steps=120, lr=0.3, weight_decay=0, ema=0)
+    shares = []
+    for decay in (0.0, 1.0):
+        images = optimized(net(), "3", [0, 1], replace(config, saturation_decay=decay)).images
+        shares.append(((images < 0.02) | (images > 0.98)).float().mean())
+    without, kept = shares
+    assert without > 0.1
+    assert kept < without / 4
+
+
 @pytest.mark.parametrize("kind", ["fourier", "pixel", "maco"])
 def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind):
     """Fused AdamW goes by the place of a number in memory: a gradient with other strides would be another image's."""
@@ -360,7 +372,7 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         adam.zero_grad()
         images = painter()
         (-channel("3", [0, 1]).score(extractor(images).__getitem__).sum()).backward()
-        excess = None if kind == "maco" else painter.excess(images.detach())
+        excess = painter.excess(images.detach())
         with torch.no_grad():
             painter.values -= 0 if excess is None else config.step_size * config.saturation_decay * excess
         adam.step()
