@@ -56,7 +56,9 @@ class RenderConfig:
     lr: float | None = option(None, "step size of AdamW (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
-    weight_decay: float = option(0.07, "of the values per step, times lr (AdamW): noise and needless contrast fade")
+    weight_decay: float = option(
+        0.07, "of the values per step, times lr (AdamW); in fourier that of the Nyquist frequency, in proportion below"
+    )
     saturation_decay: float = option(
         1.0, "per step, times lr, of what colors have beyond 0.05 and 0.95, before the sigmoid (fourier and pixel)"
     )

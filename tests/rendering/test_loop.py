@@ -27,6 +27,7 @@ from featviz.rendering import (
     seeded_starts,
     starts_with_gradient,
 )
+from featviz.rendering.image.spectrum import frequencies
 from featviz.rendering.optimize.ascent import learning_rate
 from featviz.zoo.resnet import CifarResNet
 
@@ -362,11 +363,12 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
     extractor = FeatureExtractor(model, ("3",), config)
     drawn = seeded_starts(config, [0, 1], extractor.channels)
     painter = parameterization(drawn.values, config)
-    betas = (config.beta1, 0.999)
-    fading = 0.0 if kind == "maco" else config.weight_decay  # phases do not fade
-    adam = torch.optim.AdamW(
-        [painter.values], lr=config.step_size, betas=betas, weight_decay=fading, fused=False, foreach=False
+    adam = torch.optim.Adam(
+        [painter.values], lr=config.step_size, betas=(config.beta1, 0.999), fused=False, foreach=False
     )
+    nyquist, lowest = 0.5, 1 / max(config.image_hw)
+    relative = frequencies(config.image_hw).clamp(min=lowest)[..., None] / nyquist
+    fading = config.weight_decay * {"fourier": relative, "pixel": 1, "maco": 0}[kind]
     average = torch.zeros_like(painter.values)
     for step in range(config.steps):
         adam.zero_grad()
@@ -374,6 +376,7 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         (-channel("3", [0, 1]).score(extractor(images).__getitem__).sum()).backward()
         excess = painter.excess(images.detach())
         with torch.no_grad():
+            painter.values -= config.step_size * fading * painter.values
             painter.values -= 0 if excess is None else config.step_size * config.saturation_decay * excess
         adam.step()
         weight = max(0.2, 1 / (step + 1))

@@ -21,7 +21,6 @@ class Maco(Parameterization):
 
     magnitude: Tensor
     onesided: Tensor
-    zero_is_gray = False
 
     def __init__(self, start: Tensor, config: RenderConfig) -> None:
         super().__init__(torch.atan2(start[..., 1], start[..., 0]).contiguous(), config)
@@ -34,6 +33,10 @@ class Maco(Parameterization):
     @classmethod
     def start_shape(cls, channels: int, config: RenderConfig) -> tuple[int, ...]:
         return channels, *spectrum_shape(config.image_hw)
+
+    @property
+    def weight_decay_scale(self) -> float:
+        return 0.0  # phases of 0 are no gray image
 
     def forward(self) -> Tensor:
         spectrum = torch.polar(self.magnitude.expand_as(self.values), self.values)

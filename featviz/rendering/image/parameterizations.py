@@ -24,7 +24,7 @@ One test runs over all registered parameterizations (`tests/rendering/test_param
 """
 
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,6 @@ class Parameterization(nn.Module):
     values: nn.Parameter
     color: Tensor | None
     color_inverse: Tensor | None
-    zero_is_gray: ClassVar[bool] = (
-        True  # whether values of 0 make a gray image: then `config.weight_decay` pulls them there
-    )
 
     def __init__(self, start: Tensor, config: RenderConfig) -> None:
         super().__init__()
@@ -74,6 +71,11 @@ class Parameterization(nn.Module):
     def forward(self) -> Tensor:
         """The images (unit, channels, h, w) in [0, 1] of `values`, differentiable."""
         raise NotImplementedError
+
+    @property
+    def weight_decay_scale(self) -> Tensor | float:
+        """What `config.weight_decay` is multiplied by, per value: 1, unless the class says otherwise; 0 for no decay."""
+        return 1.0
 
     def values_of(self, x: Tensor) -> Tensor | None:
         """The values (unit, *start_shape) whose images are `to_image(x)`, x (unit, channels, h, w); linear in x.

@@ -9,7 +9,8 @@ from torch import Tensor
 from featviz.data import Data, inputs_of
 from featviz.errors import RenderError
 
-NYQUIST_CORNER = 0.5**0.5  # cycles per pixel, the highest frequency of an image
+NYQUIST = 0.5  # cycles per pixel, the highest frequency along an axis
+NYQUIST_CORNER = 0.5**0.5  # the highest of an image, along its diagonal
 
 
 def spectrum_shape(size: tuple[int, int]) -> tuple[int, int, int]:

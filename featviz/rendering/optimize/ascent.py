@@ -2,8 +2,8 @@
 
 Step: parameterization -> images -> random transform of each image -> network -> objective -> sum over units -> gradient with
 respect to the images' parameters alone -> AdamW. The sum keeps the units apart: the gradient of a unit's image is that of its
-own score, whatever it is batched with. Colors near black and white decay (`RenderConfig.saturation_decay`), beside the
-gradient as weights do in AdamW: what Adam makes of a gradient does not depend on it.
+own score, whatever it is batched with. Values decay (`RenderConfig.weight_decay`), and colors near black and white
+(`saturation_decay`), beside the gradient as weights do in AdamW: what Adam makes of a gradient does not depend on it.
 """
 
 import math
@@ -58,9 +58,9 @@ class Ascent:
         self._weights = torch.tensor(weights, device=device, dtype=extractor.dtype)
         self._average = self._image.values.detach().clone()
         self._rate = torch.zeros((), **kind)
-        self._adam = torch.optim.AdamW(
+        self._adam = torch.optim.AdamW(  # the decay, which differs from value to value, is in `_decay`
             [self._image.values], betas=(config.beta1, 0.999), maximize=True, fused=on_cuda or device.type == "cpu",
-            capturable=on_cuda, weight_decay=config.weight_decay if self._image.zero_is_gray else 0.0,
+            capturable=on_cuda, weight_decay=0.0,
         )  # fmt: skip
         self._adam.param_groups[0]["lr"] = self._rate
         self._matrices = sampling_matrices(starts.warps, config.image_hw).to(device, extractor.dtype)
@@ -82,7 +82,7 @@ class Ascent:
 
     def _step(self) -> None:
         """What changes from step to step is read from the device: see `cuda_graph.py`."""
-        values, extractor, config = self._image.values, self._extractor, self.config
+        values, extractor = self._image.values, self._extractor
         self._rate.copy_(self._rates.index_select(0, self._step_on_device).squeeze(0))
         images = self._image()
         matrices = self._matrices.index_select(0, self._step_on_device).squeeze(0)
@@ -92,17 +92,23 @@ class Ascent:
         gradient = gradient_of(score, values)
         usable = is_usable(gradient)
         gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
-        if config.saturation_decay:
-            with torch.no_grad():
-                excess = self._image.excess(images.detach())
-                if excess is not None:
-                    values.sub_(excess * (self._rate * config.saturation_decay).clamp(max=1))
+        with torch.no_grad():
+            self._decay(images.detach())
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
         self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
         self._trace.index_copy_(0, self._step_on_device, score.detach()[None])
         self._steps_with_gradient += usable
         self._step_on_device += 1
+
+    def _decay(self, images: Tensor) -> None:
+        """Weight decay and saturation decay of one step, of values whose images these are; each takes at most all."""
+        values, config = self._image.values, self.config
+        excess = self._image.excess(images) if config.saturation_decay else None
+        if config.weight_decay:
+            values.mul_(1 - (self._rate * config.weight_decay * self._image.weight_decay_scale).clamp(max=1))
+        if excess is not None:
+            values.sub_(excess * (self._rate * config.saturation_decay).clamp(max=1))
 
     @property
     def config(self) -> RenderConfig:
