@@ -4,7 +4,8 @@
 
 For each unit and configuration one picture; its activation without transforms is counted on its natural scale (0 its mean
 over 2,000 test images, 1 the best of them), as a multiple of what the plain ascent of 512 steps of 0.05 reaches. That ascent
-from another seed is the control: how far two ascents of one unit end from each other. `--layers` makes a record of its own.
+from another seed is the control: how far two ascents of one unit end from each other. `--layers` and `--units` make records of
+their own.
 
     lowest, 1 %, median   of all units
     under .95             share of the units that reach less than 0.95 of the plain ascent
@@ -32,7 +33,7 @@ from measures.rendering.real_networks import RealNetwork, real_network
 from measures.report import Record, markdown
 
 NAME = "all-units"
-RECORDS = ("all-units", "some-units")
+RECORDS = ("all-units", "some-units", "first-units")
 HEAD = (
     "network", "configuration", "units", "lowest", "1 %", "median", "under .95", "gray", "high", "saturated", "steps",
     "seconds",
@@ -54,6 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where the pictures are made (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
     parser.add_argument("--layers", nargs="+", help="some norms (default: all)")
+    parser.add_argument("--units", type=int, metavar="N", help="the first N of each norm (default: all)")
     parser.add_argument("--networks", nargs="+", choices=("A", "B'"), default=["A", "B'"])
 
 
@@ -63,6 +65,7 @@ def measure(args: argparse.Namespace) -> Record:
     layers = args.layers or [
         name for name, module in pair.subject.model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
+    chosen_units = [layer if args.units is None else f"{layer}:0-{args.units - 1}" for layer in layers]
     chosen = {n: c for n, c in CONFIGURATIONS.items() if not args.only or n in (REFERENCE, *args.only)}
     rows: dict[str, dict[str, dict]] = {}
     for network in (pair, RealNetwork(pair.name, pair.other, pair.subject, pair.natural)):
@@ -74,7 +77,7 @@ def measure(args: argparse.Namespace) -> Record:
         for name, changes in tqdm(chosen.items()):
             config = replace(RenderConfig(size=network.size), **changes)
             began = time.perf_counter()
-            made = [featviz.render(network.subject, layer, config, device=args.device) for layer in layers]
+            made = [featviz.render(network.subject, units, config, device=args.device) for units in chosen_units]
             seconds = time.perf_counter() - began
             reached = [
                 activation(network, scales, layer, list(range(len(part))), part.images, "own")
@@ -99,8 +102,8 @@ def measure(args: argparse.Namespace) -> Record:
                     for layer, x, y in zip(layers, reached, references, strict=True)
                 },
             }
-    record = "some-units" if args.layers else NAME
-    return {"record": record, "device": args.device, "layers": args.layers, "rows": rows}
+    record = "first-units" if args.units else "some-units" if args.layers else NAME
+    return {"record": record, "device": args.device, "layers": args.layers, "first": args.units, "rows": rows}
 
 
 def table(records: list[Record]) -> str:
@@ -114,5 +117,6 @@ def table(records: list[Record]) -> str:
                 figures += [f"{100 * row['under']:.0f} %", row["gray"], f"{row['high']:.3f}", f"{row['saturated']:.3f}"]
                 rows.append([network, name, row["units"], *figures, f"{row['steps']:.0f}", f"{row['seconds']:.2g}"])
         head = ", ".join(f"`{layer}`" for layer in record.get("layers") or []) or "all norms"
+        head += f", the first {record['first']} units of each" if record.get("first") else ""
         parts.append(f"**{head}**\n\n{markdown(HEAD, rows)}")
     return "\n\n".join(parts)
