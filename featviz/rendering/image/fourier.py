@@ -15,8 +15,8 @@ class Fourier(Parameterization):
     """sigmoid(M irfft2(scale * values) / 4): values (unit, channels, h, w//2 + 1, 2), the last axis real and imaginary part.
 
     The inverse transform is orthonormal; `scale` is 1/f**`config.decay`, so that one step of Adam moves low frequencies, of
-    which natural images consist, more than high ones. `config.weight_decay` is that of the Nyquist frequency, and in proportion
-    to the frequency elsewhere: noise is of high frequencies, and what a unit asks for often of low ones.
+    which natural images consist, more than high ones. Values of the Nyquist frequency decay by `config.weight_decay`, others in
+    proportion to their frequency: noise, which is of high ones, fades before contrast does.
     """
 
     scale: Tensor

@@ -40,9 +40,10 @@ Class = TypeVar("Class", bound="type[Parameterization]")
 class Parameterization(nn.Module):
     """The images of some units as a function of `values`, which the ascent moves.
 
-    A subclass gives `start_shape` and `forward`, and `values_of` if an image can be its start. Constants belong into
-    buffers, with the device and dtype of `values`. The image of a unit must depend on `values[unit]` alone, and `forward` may
-    neither draw random numbers nor wait for the device (its steps are recorded as a CUDA graph).
+    A subclass gives `start_shape` and `forward`, `values_of` if an image can be its start, and `weight_decay_scale` if
+    values are not all to decay alike. Constants belong into buffers, with the device and dtype of `values`. The image of a unit
+    must depend on `values[unit]` alone, and `forward` may neither draw random numbers nor wait for the device (its steps are
+    recorded as a CUDA graph).
 
     Args:
         start: (unit, *start_shape), the first values, copied: normal random numbers of standard deviation `config.sd`, or
