@@ -22,6 +22,7 @@ from measures.rendering.cases import CASES, activation, gray, network
 from measures.report import Record, markdown
 
 NAME = "defaults"
+RECORDS = ("defaults", "defaults-avx2")
 HEAD = (
     "network, layer", "lucent, s per image", "featviz, s per image", "steps", "faster", "activation (lucent = 1)", "lowest",
     "gray",
@@ -37,7 +38,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Record:
     found = {f"{name} {layer}": _case(name, layer, args) for name, layer in tqdm(CASES)}
-    return {"cases": found}
+    bfloat16 = args.device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return {"record": "defaults" if bfloat16 else "defaults-avx2", "cases": found}
 
 
 def _case(name: str, layer: str, args: argparse.Namespace) -> dict[str, object]:
@@ -74,14 +76,19 @@ def _case(name: str, layer: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def table(records: list[Record]) -> str:
-    rows = []
-    for name, row in records[0]["cases"].items():
-        cells = [
-            f"{row['lucent']:.1f}",
-            f"{row['featviz']:.2f}",
-            f"{row['steps']['featviz']:.0f}",
-            f"{row['faster']:.0f}x",
-        ]
-        cells.append(f"{row['activation']:.2f}")
-        rows.append([name, *cells, f"{row['lowest']:.2f}", row["gray"]])
-    return markdown(HEAD, rows)
+    """One table for processors with bfloat16 and one for those with AVX2 alone."""
+    parts = []
+    for record in records:
+        rows = []
+        for name, row in record["cases"].items():
+            cells = [
+                f"{row['lucent']:.1f}",
+                f"{row['featviz']:.2f}",
+                f"{row['steps']['featviz']:.0f}",
+                f"{row['faster']:.1f}x",
+            ]
+            cells.append(f"{row['activation']:.2f}")
+            rows.append([name, *cells, f"{row['lowest']:.2f}", row["gray"]])
+        head = "With AVX2 alone" if record.get("record") == "defaults-avx2" else "With bfloat16"
+        parts.append(f"**{head}**\n\n{markdown(HEAD, rows)}")
+    return "\n\n".join(parts)
