@@ -45,7 +45,6 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
     "plain, 512 steps of 0.05, another seed": PLAIN | {"steps": 512, "lr": 0.05, "seed": 1},
-    "standard, weight decay 0.03": {"quality": "standard", "weight_decay": 0.03},
     "standard, no saturation decay": {"quality": "standard", "saturation_decay": 0.0},
 }
 

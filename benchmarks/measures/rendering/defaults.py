@@ -23,6 +23,7 @@ from measures.report import Record, markdown
 
 NAME = "defaults"
 RECORDS = ("defaults", "defaults-avx2")
+PROCESSORS = {"defaults": "With bfloat16", "defaults-avx2": "With AVX2 alone"}
 HEAD = (
     "network, layer", "lucent, s per image", "featviz, s per image", "steps", "faster", "activation (lucent = 1)", "lowest",
     "gray",
@@ -81,14 +82,8 @@ def table(records: list[Record]) -> str:
     for record in records:
         rows = []
         for name, row in record["cases"].items():
-            cells = [
-                f"{row['lucent']:.1f}",
-                f"{row['featviz']:.2f}",
-                f"{row['steps']['featviz']:.0f}",
-                f"{row['faster']:.1f}x",
-            ]
-            cells.append(f"{row['activation']:.2f}")
-            rows.append([name, *cells, f"{row['lowest']:.2f}", row["gray"]])
-        head = "With AVX2 alone" if record.get("record") == "defaults-avx2" else "With bfloat16"
-        parts.append(f"**{head}**\n\n{markdown(HEAD, rows)}")
+            cells = [f"{row['lucent']:.1f}", f"{row['featviz']:.2f}", f"{row['steps']['featviz']:.0f}"]
+            cells += [f"{row['faster']:.1f}x", f"{row['activation']:.2f}", f"{row['lowest']:.2f}"]
+            rows.append([name, *cells, row["gray"]])
+        parts.append(f"**{PROCESSORS[record['record']]}**\n\n{markdown(HEAD, rows)}")
     return "\n\n".join(parts)

@@ -58,7 +58,8 @@ class Ascent:
         self._weights = torch.tensor(weights, device=device, dtype=extractor.dtype)
         self._average = self._image.values.detach().clone()
         self._rate = torch.zeros((), **kind)
-        self._adam = torch.optim.AdamW(  # the decay, which differs from value to value, is in `_decay`
+        # AdamW, whose fused step takes a rate on the device in fake tensors, too; its decay, which values share, is not used.
+        self._adam = torch.optim.AdamW(
             [self._image.values], betas=(config.beta1, 0.999), maximize=True, fused=on_cuda or device.type == "cpu",
             capturable=on_cuda, weight_decay=0.0,
         )  # fmt: skip
