@@ -30,6 +30,7 @@ QUALITIES = {
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
+NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`
 SATURATION_LIMIT = 3.0  # of a color before the sigmoid: it is then 0.05 or 0.95
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
@@ -57,7 +58,8 @@ class RenderConfig:
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
     weight_decay: float = option(
-        0.07, "of the values per step, times lr (AdamW); in fourier that of the Nyquist frequency, in proportion below"
+        0.6,
+        "of the values per step, times lr, where the gradient agrees; in fourier of the Nyquist frequency, in proportion below",
     )
     saturation_decay: float = option(
         1.0, "per step, times lr, of what colors have beyond 0.05 and 0.95, before the sigmoid (fourier and pixel)"
@@ -79,6 +81,9 @@ class RenderConfig:
     jitter: float = option(1 / 32, "shift of a warp, uniform in +-jitter of the side")
     scale: float = option(0.05, "zoom of a warp, uniform in 1 +- scale")
     rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
+    final_range: float = option(
+        0.4, f"jitter, scale and rotation shrink to this share of themselves over {NARROWING_STEPS} steps; 1: they stay"
+    )
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(
         None, "side of what the network is fed (default: the images as they are)"
@@ -138,7 +143,7 @@ class RenderConfig:
             ("steps", 0, 10**7), ("seed", 0, 2**62), ("lr", 0.0, 100.0), ("sd", 0.0, 100.0), ("decay", 0.0, 10.0),
             ("jitter", 0.0, 0.5), ("scale", 0.0, 0.9), ("rotation", 0.0, 180.0), ("restarts", 0, 1000),
             ("memory", 1e-6, 10**6), ("batch", 1, 10**6), ("beta1", 0.0, 0.999), ("ema", 0.0, 0.999),
-            ("weight_decay", 0.0, 10.0), ("saturation_decay", 0.0, 10.0),
+            ("weight_decay", 0.0, 10.0), ("saturation_decay", 0.0, 10.0), ("final_range", 0.0, 1.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if (value is None and name in ("memory", "steps", "lr")) or (name == "batch" and one_of(value, ("auto",))):

@@ -57,7 +57,7 @@ def test_every_field_of_the_render_configuration_with_a_help_text_is_an_option(h
         "schedule": "cosine", "parameterization": "pixel", "sd": "0.5", "decay": "2", "jitter": "0.1", "scale": "0.2",
         "rotation": "5", "border": "zeros", "input_size": "32", "restarts": "1", "batch": "9", "memory": "2",
         "precision": "float64", "backend": "eager", "quality": "draft", "ema": "0.8", "weight_decay": "0.2",
-        "robustness": "strong", "saturation_decay": "0.5",
+        "robustness": "strong", "saturation_decay": "0.5", "final_range": "0.7",
     }  # fmt: skip
     assert {one.name for one in fields(RenderConfig) if "help" in one.metadata} == {*given}
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -66,5 +66,5 @@ def test_every_field_of_the_render_configuration_with_a_help_text_is_an_option(h
         size=(48, 64), steps=7, seed=3, lr=0.1, beta1=0.9, schedule="cosine", parameterization="pixel",
         sd=0.5, decay=2.0, jitter=0.1, scale=0.2, rotation=5.0, border="zeros", input_size=32, restarts=1, batch=9,
         memory=2.0, precision="float64", backend="eager", quality="draft", ema=0.8, weight_decay=0.2, robustness="strong",
-        saturation_decay=0.5,
+        saturation_decay=0.5, final_range=0.7,
     )  # fmt: skip

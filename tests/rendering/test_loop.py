@@ -376,7 +376,8 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         (-channel("3", [0, 1]).score(extractor(images).__getitem__).sum()).backward()
         excess = painter.excess(images.detach())
         with torch.no_grad():
-            painter.values -= config.step_size * fading * painter.values
+            shrinks = painter.values.sign() == painter.values.grad.sign()  # a step down this gradient of the loss
+            painter.values -= config.step_size * fading * shrinks * painter.values
             painter.values -= 0 if excess is None else config.step_size * config.saturation_decay * excess
         adam.step()
         weight = max(0.2, 1 / (step + 1))

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -266,7 +267,7 @@ def test_seed_and_restart_change_the_start_and_precision_does_not():
 
 
 def test_a_start_is_the_same_on_every_machine():
-    config = RenderConfig(size=8, steps=2, sd=1.0, jitter=1 / 16, scale=0.1, rotation=10.0)
+    config = RenderConfig(size=8, steps=2, sd=1.0, jitter=1 / 16, scale=0.1, rotation=10.0, final_range=1)
     drawn = seeded_starts(config, [("layer1.conv", 3)], 3, dtype=torch.float64)
     assert drawn.values.flatten()[:3].tolist() == pytest.approx(
         [-0.28816621663178, -0.35693568766053, 0.39983556375248], abs=1e-12
@@ -283,11 +284,22 @@ def test_the_warps_of_a_short_ascent_are_the_first_of_a_long_one_at_any_size():
 
 
 def test_warps_stay_in_their_ranges():
-    warps = seeded_starts(RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0), ["u", "v"], 3).warps
+    config = RenderConfig(size=8, steps=500, jitter=0.2, scale=0.3, rotation=40.0, final_range=1)
+    warps = seeded_starts(config, ["u", "v"], 3).warps
     for column, (low, high) in enumerate([(-0.2, 0.2), (-0.2, 0.2), (0.7, 1.3), (-40.0, 40.0)]):
         values = warps[..., column]
         assert low <= values.min() < low + 0.1 * (high - low)
         assert high >= values.max() > high - 0.1 * (high - low)
+
+
+def test_warps_narrow_to_their_final_range_over_64_steps():
+    config = RenderConfig(size=8, steps=200, jitter=0.2, scale=0.3, rotation=40.0, final_range=0.25)
+    warps = seeded_starts(config, ["u"], 3, dtype=torch.float64).warps
+    wide = seeded_starts(replace(config, final_range=1), ["u"], 3, dtype=torch.float64).warps
+    identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    shares = ((warps - identity) / (wide - identity))[:, 0]
+    for step, share in [(0, 1.0), (32, 0.625), (64, 0.25), (199, 0.25)]:
+        torch.testing.assert_close(shares[step], torch.full((4,), share, dtype=torch.float64))
 
 
 def test_replaced_units_are_those_of_the_other_starts():

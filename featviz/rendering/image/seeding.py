@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featviz.config import RenderConfig
+from featviz.config import NARROWING_STEPS, RenderConfig
 from featviz.rendering.image.parameterizations import parameterization_class
 
 
@@ -97,4 +97,11 @@ def seeded_starts(
     reach = torch.tensor([config.jitter, config.jitter, config.scale, config.rotation], dtype=torch.float64)
     identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     seeds = torch.tensor([seed_of(config.seed, key, restart, "transform") for key in keys], dtype=torch.int64)
-    return Starts(values, (identity + reach * uniform).to(dtype), torch.full((len(keys),), restart), seeds)
+    warps = identity + reach * _narrowing(config, steps)[:, None, None] * uniform
+    return Starts(values, warps.to(dtype), torch.full((len(keys),), restart), seeds)
+
+
+def _narrowing(config: RenderConfig, steps: int) -> Tensor:
+    """(step,) what the range of the warps is multiplied by: from 1 down to `config.final_range`, where it stays."""
+    done = (torch.arange(steps, dtype=torch.float64) / NARROWING_STEPS).clamp(max=1)
+    return 1 - (1 - config.final_range) * done

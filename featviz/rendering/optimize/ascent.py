@@ -4,6 +4,7 @@ Step: parameterization -> images -> random transform of each image -> network ->
 respect to the images' parameters alone -> AdamW. The sum keeps the units apart: the gradient of a unit's image is that of its
 own score, whatever it is batched with. Values decay (`RenderConfig.weight_decay`), and colors near black and white
 (`saturation_decay`), beside the gradient as weights do in AdamW: what Adam makes of a gradient does not depend on it.
+Weight decay is cautious (Chen et al. 2025): a value decays at the steps whose gradient would make it smaller, too.
 """
 
 import math
@@ -94,7 +95,7 @@ class Ascent:
         usable = is_usable(gradient)
         gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
         with torch.no_grad():
-            self._decay(images.detach())
+            self._decay(images.detach(), gradient)
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
         self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
@@ -102,12 +103,13 @@ class Ascent:
         self._steps_with_gradient += usable
         self._step_on_device += 1
 
-    def _decay(self, images: Tensor) -> None:
-        """Weight decay and saturation decay of one step, of values whose images these are; each takes at most all."""
+    def _decay(self, images: Tensor, gradient: Tensor) -> None:
+        """Weight decay and saturation decay of one step, by the images and the gradient of the values; each takes at most all."""
         values, config = self._image.values, self.config
         excess = self._image.excess(images) if config.saturation_decay else None
         if config.weight_decay:
-            values.mul_(1 - (self._rate * config.weight_decay * self._image.weight_decay_scale).clamp(max=1))
+            share = (self._rate * config.weight_decay * self._image.weight_decay_scale).clamp(max=1)
+            values.sub_(torch.where(values * gradient < 0, values, 0) * share)
         if excess is not None:
             values.sub_(excess * (self._rate * config.saturation_decay).clamp(max=1))
 
