@@ -104,7 +104,7 @@ class Ascent:
         self._step_on_device += 1
 
     def _decay(self, images: Tensor, gradient: Tensor) -> None:
-        """Weight decay and saturation decay of one step, by the images and the gradient of the values; each takes at most all."""
+        """Weight decay and saturation decay of one step, from images and gradient of the values; each takes at most all."""
         values, config = self._image.values, self.config
         excess = self._image.excess(images) if config.saturation_decay else None
         if config.weight_decay:
