@@ -30,7 +30,7 @@ QUALITIES = {
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
-NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`
+NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`; a quarter of the steps, if these are fewer
 SATURATION_LIMIT = 3.0  # of a color before the sigmoid: it is then 0.05 or 0.95
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
@@ -59,7 +59,7 @@ class RenderConfig:
     schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
     weight_decay: float = option(
         0.6,
-        "of the values per step, times lr, where the gradient agrees; in fourier of the Nyquist frequency, in proportion below",
+        "per step, times lr, of values that the step makes smaller; in fourier in proportion to the frequency, this at Nyquist",
     )
     saturation_decay: float = option(
         1.0, "per step, times lr, of what colors have beyond 0.05 and 0.95, before the sigmoid (fourier and pixel)"
@@ -82,7 +82,8 @@ class RenderConfig:
     scale: float = option(0.05, "zoom of a warp, uniform in 1 +- scale")
     rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
     final_range: float = option(
-        0.4, f"jitter, scale and rotation shrink to this share of themselves over {NARROWING_STEPS} steps; 1: they stay"
+        0.3,
+        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {NARROWING_STEPS}; 1: never",
     )
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(

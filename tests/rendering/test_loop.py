@@ -369,17 +369,18 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
     nyquist, lowest = 0.5, 1 / max(config.image_hw)
     relative = frequencies(config.image_hw).clamp(min=lowest)[..., None] / nyquist
     fading = config.weight_decay * {"fourier": relative, "pixel": 1, "maco": 0}[kind]
-    average = torch.zeros_like(painter.values)
+    average, momentum = torch.zeros_like(painter.values), torch.zeros_like(painter.values)
     for step in range(config.steps):
         adam.zero_grad()
         images = painter()
         (-channel("3", [0, 1]).score(extractor(images).__getitem__).sum()).backward()
         excess = painter.excess(images.detach())
+        adam.step()
         with torch.no_grad():
-            shrinks = painter.values.sign() == painter.values.grad.sign()  # a step down this gradient of the loss
+            momentum = config.beta1 * momentum + (1 - config.beta1) * painter.values.grad  # of a loss to be made small
+            shrinks = painter.values.sign() == momentum.sign()
             painter.values -= config.step_size * fading * shrinks * painter.values
             painter.values -= 0 if excess is None else config.step_size * config.saturation_decay * excess
-        adam.step()
         weight = max(0.2, 1 / (step + 1))
         average = (1 - weight) * average + weight * painter.values.detach()
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 (seed, layer, unit, restart) -> `Starts`. Every unit has random generators of its own, so what it gets does not depend on
 the units that it is batched with; subjects that share the starts differ by their weights alone. The warps do not depend on
-the image size, and those of a short ascent are the first ones of a longer ascent.
+the image size. Their ranges narrow (`RenderConfig.final_range`).
 """
 
 import hashlib
@@ -102,6 +102,7 @@ def seeded_starts(
 
 
 def _narrowing(config: RenderConfig, steps: int) -> Tensor:
-    """(step,) what the range of the warps is multiplied by: from 1 down to `config.final_range`, where it stays."""
-    done = (torch.arange(steps, dtype=torch.float64) / NARROWING_STEPS).clamp(max=1)
+    """(step,) what the ranges of the warps are multiplied by: from 1 down to `config.final_range`, where they stay."""
+    over = min(NARROWING_STEPS, steps / 4)
+    done = (torch.arange(steps, dtype=torch.float64) / over).clamp(max=1)
     return 1 - (1 - config.final_range) * done

@@ -4,7 +4,7 @@ Step: parameterization -> images -> random transform of each image -> network ->
 respect to the images' parameters alone -> AdamW. The sum keeps the units apart: the gradient of a unit's image is that of its
 own score, whatever it is batched with. Values decay (`RenderConfig.weight_decay`), and colors near black and white
 (`saturation_decay`), beside the gradient as weights do in AdamW: what Adam makes of a gradient does not depend on it.
-Weight decay is cautious (Chen et al. 2025): a value decays at the steps whose gradient would make it smaller, too.
+Weight decay is cautious (Chen et al. 2025): a value decays only at the steps at which AdamW makes it smaller, too.
 """
 
 import math
@@ -94,22 +94,28 @@ class Ascent:
         gradient = gradient_of(score, values)
         usable = is_usable(gradient)
         gradient = gradient.masked_fill(~usable.view(-1, *[1] * (gradient.ndim - 1)), 0)
-        with torch.no_grad():
-            self._decay(images.detach(), gradient)
+        excess = self._excess(images.detach())
         values.grad = gradient.contiguous()  # fused Adam pairs numbers by their place in memory, whatever the strides
         self._adam.step()
+        self._decay(excess)
         self._average.lerp_(values.detach(), self._weights.index_select(0, self._step_on_device).squeeze(0))
         self._trace.index_copy_(0, self._step_on_device, score.detach()[None])
         self._steps_with_gradient += usable
         self._step_on_device += 1
 
-    def _decay(self, images: Tensor, gradient: Tensor) -> None:
-        """Weight decay and saturation decay of one step, from images and gradient of the values; each takes at most all."""
+    @torch.no_grad()
+    def _excess(self, images: Tensor) -> Tensor | None:
+        """What takes colors of these images too near to black and white, in values; None where nothing is to be done."""
+        return self._image.excess(images) if self.config.saturation_decay else None
+
+    @torch.no_grad()
+    def _decay(self, excess: Tensor | None) -> None:
+        """Weight decay and saturation decay of a step of AdamW that has been made; each takes at most all."""
         values, config = self._image.values, self.config
-        excess = self._image.excess(images) if config.saturation_decay else None
         if config.weight_decay:
             share = (self._rate * config.weight_decay * self._image.weight_decay_scale).clamp(max=1)
-            values.sub_(torch.where(values * gradient < 0, values, 0) * share)
+            shrinks = values * self._adam.state[values]["exp_avg"] > 0  # the mean gradient of what AdamW minimizes
+            values.sub_(torch.where(shrinks, values, 0) * share)
         if excess is not None:
             values.sub_(excess * (self._rate * config.saturation_decay).clamp(max=1))
 
