@@ -30,7 +30,7 @@ QUALITIES = {
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
-NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`; a quarter of the steps, if these are fewer
+NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`, or a quarter of all, if that is less
 SATURATION_LIMIT = 3.0  # of a color before the sigmoid: it is then 0.05 or 0.95
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")

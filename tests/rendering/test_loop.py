@@ -368,7 +368,7 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
     )
     nyquist, lowest = 0.5, 1 / max(config.image_hw)
     relative = frequencies(config.image_hw).clamp(min=lowest)[..., None] / nyquist
-    fading = config.weight_decay * {"fourier": relative, "pixel": 1, "maco": 0}[kind]
+    fading = config.weight_decay * {"fourier": relative, "pixel": 0.1, "maco": 0}[kind]
     average, momentum = torch.zeros_like(painter.values), torch.zeros_like(painter.values)
     for step in range(config.steps):
         adam.zero_grad()

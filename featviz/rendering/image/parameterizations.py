@@ -75,8 +75,11 @@ class Parameterization(nn.Module):
 
     @property
     def weight_decay_scale(self) -> Tensor | float:
-        """What `config.weight_decay` is multiplied by, per value: 1, unless the class says otherwise; 0 for no decay."""
-        return 1.0
+        """What `config.weight_decay` is multiplied by, per value: 1 is meant for the Nyquist frequency, 0 is no decay.
+
+        0.1, for values that hold all frequencies, unless the class says otherwise.
+        """
+        return 0.1
 
     def values_of(self, x: Tensor) -> Tensor | None:
         """The values (unit, *start_shape) whose images are `to_image(x)`, x (unit, channels, h, w); linear in x.
