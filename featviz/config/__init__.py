@@ -14,7 +14,7 @@ PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.
 class Quality:
     """How far an ascent goes. Points on the measured curve of quality against time: docs/results.md.
 
-    steps: at most so many. lr: step size of AdamW. tolerance: a unit has converged when the mean score of its last
+    steps: at most so many. lr: of AdamW. tolerance: a unit has converged when the mean score of its last
     `CONVERGENCE_WINDOW` steps exceeds that of the window before by less than this share of all it has gained since the start;
     None: all steps are made.
     """
@@ -25,13 +25,14 @@ class Quality:
 
 
 QUALITIES = {
-    "draft": Quality(48, 0.3, None),
-    "standard": Quality(384, 0.15, 0.05),
+    "draft": Quality(48, 0.2, None),
+    "standard": Quality(384, 0.1, 0.05),
     "paper": Quality(1024, 0.1, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
-NARROWING_STEPS = 64  # over which warps shrink to `RenderConfig.final_range`, or a quarter of all, if that is less
-SATURATION_LIMIT = 3.0  # of a color before the sigmoid: it is then 0.05 or 0.95
+SETTLING_STEPS = 64  # in which warps narrow and step sizes fall; a quarter of all steps, where that is less
+FIRST_STEP = 4.0  # of the schedule "linear": the first step size over the last
+SATURATION_LIMIT = 3.5  # of a color before the sigmoid: it is then 0.03 or 0.97
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
 Matrix3 = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
@@ -54,15 +55,18 @@ class RenderConfig:
     quality: str = option("standard", "how far an ascent goes: draft, standard or paper; gives steps and lr")
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
-    lr: float | None = option(None, "step size of AdamW (default: by quality)")  # Lucid: 0.05
+    lr: float | None = option(None, "step size of AdamW, as the schedule says (default: by quality)")  # Lucid: 0.05
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
-    schedule: str = option("constant", "of the step size: constant, or cosine, down to 0 at the last step")
+    schedule: str = option(
+        "linear",
+        f"of the step size: linear, from {FIRST_STEP:g} lr down to lr while warps narrow; constant; or cosine, from lr to 0",
+    )
     weight_decay: float = option(
         0.6,
         "per step, times lr, of values that the step makes smaller; in fourier in proportion to the frequency, this at Nyquist",
     )
     saturation_decay: float = option(
-        1.0, "per step, times lr, of what colors have beyond 0.05 and 0.95, before the sigmoid (fourier and pixel)"
+        1.0, "per step, times lr, of what colors have beyond 0.03 and 0.97, before the sigmoid (fourier and pixel)"
     )
     ema: float = option(
         0.95, "of the running average of the iterates, which is the image at the end; 0: the last iterate"
@@ -83,7 +87,7 @@ class RenderConfig:
     rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
     final_range: float = option(
         0.3,
-        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {NARROWING_STEPS}; 1: never",
+        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {SETTLING_STEPS}; 1: never",
     )
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(
@@ -115,7 +119,7 @@ class RenderConfig:
         choices = {
             "parameterization": PARAMETERIZATIONS,
             "quality": tuple(QUALITIES),
-            "schedule": ("constant", "cosine"),
+            "schedule": ("linear", "constant", "cosine"),
             "robustness": ROBUSTNESS,
             "border": ("reflection", "border", "zeros"),
             "precision": ("auto", "float32", "bfloat16", "float64"),
@@ -166,14 +170,19 @@ class RenderConfig:
         return steps if self.tolerance is None else f"until converged, at most {steps}"
 
     @property
+    def settling_steps(self) -> float:
+        """In which warps narrow to `final_range`, and the step size falls to `lr` if the schedule is linear."""
+        return min(SETTLING_STEPS, self.most_steps / 4)
+
+    @property
     def step_size(self) -> float:
-        """Of AdamW, at the first step."""
+        """Of AdamW: at all steps, or the last or the first, as the schedule says."""
         return QUALITIES[self.quality].lr if self.lr is None else self.lr
 
     @property
     def tolerance(self) -> float | None:
         """That of `Quality`; None: units end after `most_steps` steps, as always where the schedule needs to know the last."""
-        fixed = self.steps is not None or self.schedule != "constant"
+        fixed = self.steps is not None or self.schedule == "cosine"
         return None if fixed else QUALITIES[self.quality].tolerance
 
     @property

@@ -63,7 +63,14 @@ OFFSETS = {  # of labels, in points
     "plain, 256 steps of 0.05": (5, -9),
 }
 WIDER = {"jitter": 1 / 16, "scale": 0.1, "rotation": 10.0}  # warps of featviz 0.2.0
-PLAIN = {"decay": 1.0, "ema": 0.0, "weight_decay": 0.0, "saturation_decay": 0.0, "final_range": 1.0} | WIDER
+PLAIN = {
+    "decay": 1.0,
+    "ema": 0.0,
+    "weight_decay": 0.0,
+    "saturation_decay": 0.0,
+    "final_range": 1.0,
+    "schedule": "constant",
+} | WIDER
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
     "plain, 48 steps of 0.2 (featviz 0.2.0)": PLAIN | {"steps": 48, "lr": 0.2},
