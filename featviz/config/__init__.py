@@ -14,24 +14,25 @@ PARAMETERIZATIONS = ["fourier", "pixel", "maco"]  # and those added by `featviz.
 class Quality:
     """How far an ascent goes. Points on the measured curve of quality against time: docs/results.md.
 
-    steps: at most so many. lr: of AdamW. tolerance: a unit has converged when the mean score of its last
+    steps: at most so many. tolerance: a unit has converged when the mean score of its last
     `CONVERGENCE_WINDOW` steps exceeds that of the window before by less than this share of all it has gained since the start;
     None: all steps are made.
     """
 
     steps: int
-    lr: float
     tolerance: float | None
 
 
 QUALITIES = {
-    "draft": Quality(48, 0.2, None),
-    "standard": Quality(384, 0.1, 0.05),
-    "paper": Quality(1024, 0.1, 0.01),
+    "draft": Quality(48, None),
+    "standard": Quality(384, 0.05),
+    "paper": Quality(1024, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
-SETTLING_STEPS = 64  # in which warps narrow and step sizes fall; a quarter of all steps, where that is less
-FIRST_STEP = 4.0  # of the schedule "linear": the first step size over the last
+LEARNING_RATE = 0.1
+FALLING_STEPS = 64  # in which the step size of the schedule "linear" falls from `FIRST_RATE` times the rate to the rate
+FIRST_RATE = 4.0
+NARROWING_STEPS = 64  # in which warps narrow; a quarter of all steps, where that is less
 SATURATION_LIMIT = 3.5  # of a color before the sigmoid: it is then 0.03 or 0.97
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
@@ -52,14 +53,14 @@ class RenderConfig:
     """
 
     size: int | tuple[int, int] = option(224, "side of the images in pixels; or height and width, HEIGHTxWIDTH")
-    quality: str = option("standard", "how far an ascent goes: draft, standard or paper; gives steps and lr")
+    quality: str = option("standard", "how far an ascent goes: draft, standard or paper")
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
-    lr: float | None = option(None, "step size of AdamW, as the schedule says (default: by quality)")  # Lucid: 0.05
+    lr: float | None = option(None, f"step size of AdamW (default: {LEARNING_RATE})")  # Lucid: 0.05
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option(
         "linear",
-        f"of the step size: linear, from {FIRST_STEP:g} lr down to lr while warps narrow; constant; or cosine, from lr to 0",
+        f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {FALLING_STEPS} steps; constant; or cosine, from lr to 0",
     )
     weight_decay: float = option(
         0.6,
@@ -87,7 +88,7 @@ class RenderConfig:
     rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
     final_range: float = option(
         0.3,
-        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {SETTLING_STEPS}; 1: never",
+        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {NARROWING_STEPS}; 1: never",
     )
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(
@@ -170,14 +171,9 @@ class RenderConfig:
         return steps if self.tolerance is None else f"until converged, at most {steps}"
 
     @property
-    def settling_steps(self) -> float:
-        """In which warps narrow to `final_range`, and the step size falls to `lr` if the schedule is linear."""
-        return min(SETTLING_STEPS, self.most_steps / 4)
-
-    @property
     def step_size(self) -> float:
-        """Of AdamW: at all steps, or the last or the first, as the schedule says."""
-        return QUALITIES[self.quality].lr if self.lr is None else self.lr
+        """Of AdamW: at the last step, or at the first where the schedule is a cosine."""
+        return LEARNING_RATE if self.lr is None else self.lr
 
     @property
     def tolerance(self) -> float | None:

@@ -327,6 +327,12 @@ def test_scores_of_images_do_not_depend_on_the_batch():
     torch.testing.assert_close(scores, torch.cat(alone), atol=1e-12, rtol=0)
 
 
+def test_the_step_size_falls_to_a_quarter_over_64_steps_and_stays_there():
+    config = replace(CONFIG, steps=200, lr=0.1, schedule="linear")
+    assert [learning_rate(config, step) for step in (0, 32, 64, 199)] == pytest.approx([0.4, 0.25, 0.1, 0.1])
+    assert learning_rate(replace(config, steps=20), 16) == learning_rate(config, 16)
+
+
 def test_a_cosine_schedule_goes_from_the_learning_rate_to_nothing():
     config = replace(CONFIG, steps=8, schedule="cosine", lr=0.2)
     rates = [learning_rate(config, step) for step in range(8)]
@@ -375,12 +381,14 @@ def test_every_parameterization_climbs_and_float32_agrees_with_plain_adamw(kind)
         images = painter()
         (-channel("3", [0, 1]).score(extractor(images).__getitem__).sum()).backward()
         excess = painter.excess(images.detach())
+        rate = config.step_size * (4 - 3 * step / 64)
+        adam.param_groups[0]["lr"] = rate
         adam.step()
         with torch.no_grad():
             momentum = config.beta1 * momentum + (1 - config.beta1) * painter.values.grad  # of a loss to be made small
             shrinks = painter.values.sign() == momentum.sign()
-            painter.values -= config.step_size * fading * shrinks * painter.values
-            painter.values -= 0 if excess is None else config.step_size * config.saturation_decay * excess
+            painter.values -= rate * fading * shrinks * painter.values
+            painter.values -= 0 if excess is None else rate * config.saturation_decay * excess
         weight = max(0.2, 1 / (step + 1))
         average = (1 - weight) * average + weight * painter.values.detach()
     with torch.no_grad():

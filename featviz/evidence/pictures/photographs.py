@@ -41,4 +41,7 @@ def as_photographs(images: Photographs, channels: int, config: RenderConfig) -> 
         low, high = photographs.min().item(), photographs.max().item()
         raise DataError(f"the images have values from {low:.3g} to {high:.3g}: give images in [0, 1], not normalized.")
     steps, lr = (STEPS if config.steps is None else config.steps), (LR if config.lr is None else config.lr)
-    return photographs, replace(config, size=(shape[2], shape[3]), steps=steps, lr=lr)
+    schedule = (
+        "constant" if config.schedule == "linear" else config.schedule
+    )  # large first steps would leave the photograph
+    return photographs, replace(config, size=(shape[2], shape[3]), steps=steps, lr=lr, schedule=schedule)

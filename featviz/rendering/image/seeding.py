@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featviz.config import RenderConfig
+from featviz.config import NARROWING_STEPS, RenderConfig
 from featviz.rendering.image.parameterizations import parameterization_class
 
 
@@ -103,5 +103,5 @@ def seeded_starts(
 
 def _narrowing(config: RenderConfig, steps: int) -> Tensor:
     """(step,) what the ranges of the warps are multiplied by: from 1 down to `config.final_range`, where they stay."""
-    done = (torch.arange(steps, dtype=torch.float64) / max(config.settling_steps, 1)).clamp(max=1)
+    done = (torch.arange(steps, dtype=torch.float64) / max(min(NARROWING_STEPS, steps / 4), 1)).clamp(max=1)
     return 1 - (1 - config.final_range) * done

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from featviz.config import CONVERGENCE_WINDOW, FIRST_STEP, RenderConfig
+from featviz.config import CONVERGENCE_WINDOW, FALLING_STEPS, FIRST_RATE, RenderConfig
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
@@ -223,7 +223,7 @@ def renderings_of(extractor: FeatureExtractor, objective: Objective, starts: Sta
 
 
 def learning_rate(config: RenderConfig, step: int) -> float:
-    """Of one step: `config.step_size`; down to it from `FIRST_STEP` of it; or by a cosine from it to 0.
+    """Of one step: `config.step_size`; down to it from `FIRST_RATE` times that; or by a cosine from it to 0.
 
     The cosine is SGDR's without restarts (Loshchilov & Hutter 2017).
     """
@@ -232,7 +232,7 @@ def learning_rate(config: RenderConfig, step: int) -> float:
         return size
     if config.schedule == "cosine":
         return size * (1 + math.cos(math.pi * step / config.most_steps)) / 2
-    return size * (FIRST_STEP + (1 - FIRST_STEP) * min(1, step / max(config.settling_steps, 1)))
+    return size * (FIRST_RATE + (1 - FIRST_RATE) * min(1, step / FALLING_STEPS))
 
 
 def network_input(
