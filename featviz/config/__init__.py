@@ -30,9 +30,10 @@ QUALITIES = {
 }
 CONVERGENCE_WINDOW = 32  # steps
 LEARNING_RATE = 0.1
-FALLING_STEPS = 64  # in which the step size of the schedule "linear" falls from `FIRST_RATE` times the rate to the rate
+SETTLING_STEPS = (
+    64  # in which warps narrow to `RenderConfig.final_range`, and step sizes fall from `FIRST_RATE` lr to lr
+)
 FIRST_RATE = 4.0
-NARROWING_STEPS = 64  # in which warps narrow; a quarter of all steps, where that is less
 SATURATION_LIMIT = 3.5  # of a color before the sigmoid: it is then 0.03 or 0.97
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")
@@ -60,7 +61,7 @@ class RenderConfig:
     beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option(
         "linear",
-        f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {FALLING_STEPS} steps; constant; or cosine, from lr to 0",
+        f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {SETTLING_STEPS} steps; constant; or cosine, from lr to 0",
     )
     weight_decay: float = option(
         0.6,
@@ -88,7 +89,7 @@ class RenderConfig:
     rotation: float = option(5.0, "of a warp in degrees, uniform in +-rotation")
     final_range: float = option(
         0.3,
-        f"jitter, scale and rotation shrink to this share in a quarter of the steps, at most {NARROWING_STEPS}; 1: never",
+        f"jitter, scale and rotation shrink to this share of themselves in {SETTLING_STEPS} steps; 1: they stay",
     )
     border: str = option("reflection", "what a warp sees outside: reflection, border or zeros (the mean color)")
     input_size: int | tuple[int, int] | None = option(

@@ -277,11 +277,9 @@ def test_a_start_is_the_same_on_every_machine():
     )
 
 
-def test_warps_do_not_depend_on_the_size_and_there_is_one_where_no_step_is_made():
+def test_the_warps_of_a_short_ascent_are_the_first_of_a_long_one_at_any_size():
     short = seeded_starts(RenderConfig(size=8, steps=5), ["u"], 3).warps
-    assert torch.equal(short, seeded_starts(RenderConfig(size=16, steps=5), ["u"], 1).warps)
-    longer = seeded_starts(RenderConfig(size=8, steps=50, final_range=1), ["u"], 3).warps
-    assert torch.equal(longer[:5], seeded_starts(RenderConfig(size=8, steps=5, final_range=1), ["u"], 3).warps)
+    assert torch.equal(short, seeded_starts(RenderConfig(size=16, steps=50), ["u"], 1).warps[:5])
     assert seeded_starts(RenderConfig(size=8, steps=0), ["u"], 3).warps.shape == (1, 1, 4)
 
 
@@ -294,14 +292,13 @@ def test_warps_stay_in_their_ranges():
         assert high >= values.max() > high - 0.1 * (high - low)
 
 
-@pytest.mark.parametrize(("steps", "over"), [(400, 64), (128, 32)])
-def test_warps_narrow_to_their_final_range_over_64_steps_or_a_quarter(steps, over):
-    config = RenderConfig(size=8, steps=steps, jitter=0.2, scale=0.3, rotation=40.0, final_range=0.25)
+def test_warps_narrow_to_their_final_range_over_64_steps():
+    config = RenderConfig(size=8, steps=200, jitter=0.2, scale=0.3, rotation=40.0, final_range=0.25)
     warps = seeded_starts(config, ["u"], 3, dtype=torch.float64).warps
     wide = seeded_starts(replace(config, final_range=1), ["u"], 3, dtype=torch.float64).warps
     identity = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     shares = ((warps - identity) / (wide - identity))[:, 0]
-    for step, share in [(0, 1.0), (over // 2, 0.625), (over, 0.25), (steps - 1, 0.25)]:
+    for step, share in [(0, 1.0), (32, 0.625), (64, 0.25), (199, 0.25)]:
         torch.testing.assert_close(shares[step], torch.full((4,), share, dtype=torch.float64))
 
 

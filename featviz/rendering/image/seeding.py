@@ -2,7 +2,8 @@
 
 (seed, layer, unit, restart) -> `Starts`. Every unit has random generators of its own, so what it gets does not depend on
 the units that it is batched with; subjects that share the starts differ by their weights alone. The warps do not depend on
-the image size. Their ranges narrow (`RenderConfig.final_range`).
+the image size, and those of a short ascent are the first ones of a longer ascent. Their ranges narrow
+(`RenderConfig.final_range`).
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featviz.config import NARROWING_STEPS, RenderConfig
+from featviz.config import SETTLING_STEPS, RenderConfig
 from featviz.rendering.image.parameterizations import parameterization_class
 
 
@@ -103,5 +104,5 @@ def seeded_starts(
 
 def _narrowing(config: RenderConfig, steps: int) -> Tensor:
     """(step,) what the ranges of the warps are multiplied by: from 1 down to `config.final_range`, where they stay."""
-    done = (torch.arange(steps, dtype=torch.float64) / max(min(NARROWING_STEPS, steps / 4), 1)).clamp(max=1)
+    done = (torch.arange(steps, dtype=torch.float64) / SETTLING_STEPS).clamp(max=1)
     return 1 - (1 - config.final_range) * done

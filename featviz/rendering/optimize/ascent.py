@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from featviz.config import CONVERGENCE_WINDOW, FALLING_STEPS, FIRST_RATE, RenderConfig
+from featviz.config import CONVERGENCE_WINDOW, FIRST_RATE, SETTLING_STEPS, RenderConfig
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
 from featviz.rendering.network.feature_extractor import FeatureExtractor
@@ -232,7 +232,7 @@ def learning_rate(config: RenderConfig, step: int) -> float:
         return size
     if config.schedule == "cosine":
         return size * (1 + math.cos(math.pi * step / config.most_steps)) / 2
-    return size * (FIRST_RATE + (1 - FIRST_RATE) * min(1, step / FALLING_STEPS))
+    return size * (FIRST_RATE + (1 - FIRST_RATE) * min(1, step / SETTLING_STEPS))
 
 
 def network_input(
