@@ -79,14 +79,15 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
 } | {
-    name: {"steps": 128, "lr": 0.15} | changes
+    name: {"steps": 128} | changes
     for name, changes in {
         "128 steps": {},
         "32 steps": {"steps": 32},
         "64 steps": {"steps": 64},
         "256 steps": {"steps": 256},
-        "lr 0.1": {"lr": 0.1},
-        "lr 0.3": {"lr": 0.3},
+        "lr 0.05": {"lr": 0.05},
+        "lr 0.2": {"lr": 0.2},
+        "constant step size of 0.15": {"schedule": "constant", "lr": 0.15},
         "beta1 0.9": {"beta1": 0.9},
         "cosine schedule": {"schedule": "cosine", "ema": 0.0},
         "no average": {"ema": 0.0},
