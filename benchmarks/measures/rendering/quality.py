@@ -91,7 +91,7 @@ def lucent_images(
 
 def _configurations(args: argparse.Namespace) -> Iterator[tuple[str, RenderConfig]]:
     """The configurations of featviz, by what their rows are called."""
-    base = RenderConfig(size=SIZE)
+    base = RenderConfig(size=SIZE, schedule="constant")
     for precision, lr, steps in product([*args.precision, *(["control"] if args.control else [])], args.lr, args.steps):
         config = replace(base, steps=steps, lr=lr, precision=precision.replace("control", "float32"))
         if precision == "control":
