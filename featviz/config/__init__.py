@@ -30,10 +30,8 @@ QUALITIES = {
 }
 CONVERGENCE_WINDOW = 32  # steps
 LEARNING_RATE = 0.1
-SETTLING_STEPS = (
-    64  # in which warps narrow to `RenderConfig.final_range`, and step sizes fall from `FIRST_RATE` lr to lr
-)
-FIRST_RATE = 4.0
+FIRST_RATE = 4.0  # of the schedule "linear", times lr
+SETTLING_STEPS = 64  # in which that schedule falls to lr, and warps narrow to `RenderConfig.final_range`
 SATURATION_LIMIT = 3.5  # of a color before the sigmoid: it is then 0.03 or 0.97
 MOST_PIXELS = 2**16  # of a side
 ROBUSTNESS = ("affine", "lucid", "strong")

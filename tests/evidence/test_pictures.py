@@ -54,6 +54,15 @@ def test_the_bound_holds_also_where_the_penalty_had_no_time_to_grow(photographs)
     assert (found.distance > 0.01).all()
 
 
+def test_the_large_first_steps_of_a_linear_schedule_are_not_taken_from_a_photograph(photographs):
+    linear, constant, cosine = (
+        featviz.accentuate({"a": Net(0)}, photographs[0], "4", 2, config=replace(CONFIG, schedule=schedule)).images["a"]
+        for schedule in ("linear", "constant", "cosine")
+    )
+    assert torch.equal(linear, constant)
+    assert not torch.equal(cosine, constant)
+
+
 def test_a_larger_bound_allows_more(photographs):
     small, large = (
         featviz.accentuate({"a": Net(0)}, photographs[0], "4", [2], change=change, config=CONFIG)

@@ -16,8 +16,8 @@ and layers:
     steps        on average
     seconds      of the processor per picture, set-up included; of the clock where `--device` is a GPU
 
-`plain` is Adam from featviz 0.2.0: no average, no decay, spectrum 1/f, warps twice as large that stay so. `--only` is for a
-look: what it measures does not go into the tables. `--sheets` writes contact sheets.
+`plain` is Adam from featviz 0.2.0: no average, no decay, spectrum 1/f, warps twice as large that stay so. `--only` makes a
+record of its own; `--sheets` writes contact sheets.
 """
 
 import argparse

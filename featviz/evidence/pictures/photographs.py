@@ -19,6 +19,8 @@ Photographs = Tensor | str | Path | Sequence[str | Path]
 def as_photographs(images: Photographs, channels: int, config: RenderConfig) -> tuple[Tensor, RenderConfig]:
     """The photographs, and the config with their size; where it gives no steps or lr, STEPS and LR for every quality.
 
+    A linear schedule becomes a constant one.
+
     Args:
         images: (c, h, w) or (image, c, h, w) in [0, 1], which keep their size; or files, which get the config's.
 
@@ -41,7 +43,6 @@ def as_photographs(images: Photographs, channels: int, config: RenderConfig) -> 
         low, high = photographs.min().item(), photographs.max().item()
         raise DataError(f"the images have values from {low:.3g} to {high:.3g}: give images in [0, 1], not normalized.")
     steps, lr = (STEPS if config.steps is None else config.steps), (LR if config.lr is None else config.lr)
-    schedule = (
-        "constant" if config.schedule == "linear" else config.schedule
-    )  # large first steps would leave the photograph
+    # The large first steps of a linear schedule would leave the photograph.
+    schedule = "constant" if config.schedule == "linear" else config.schedule
     return photographs, replace(config, size=(shape[2], shape[3]), steps=steps, lr=lr, schedule=schedule)
