@@ -132,8 +132,8 @@ def caricature(
         images: photographs: files, or a tensor (image, c, h, w) in [0, 1].
         layers: module names, which all subjects have. Rows are every photograph in every layer.
         cosine_power: 0 asks for large activations along those of the photograph, more for the same pattern.
-        config: seed and the rest; steps and lr, 48 and 0.2 where it gives none; the size of files, where a tensor keeps its
-            own.
+        config: seed and the rest; steps and lr, 48 and 0.2 where it gives none, a linear schedule counting as constant; the
+            size of files, where a tensor keeps its own.
         device: None: where the first network is.
         progress: called with (steps done, steps to do) over all subjects and layers.
 
