@@ -198,7 +198,8 @@ def accentuate(
         own_units: for subjects that show other units than `units`: as many, in the order of the rows.
         axis: of the units in the layer's output; None: 1, and the last one of tokens and of a linear layer or LayerNorm.
         config: seed and the rest; steps and lr, 48 and 0.2 where it gives none, a linear schedule counting as constant; the
-            size of files, where a tensor keeps its own. The parameterization is one that can start from an image ("fourier", "pixel").
+            size of files, where a tensor keeps its own. The parameterization is one that can start from an image ("fourier",
+            "pixel").
         device: None: where the first network is.
         progress: called with (steps done, steps to do) over all subjects.
 
