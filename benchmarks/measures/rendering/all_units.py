@@ -16,12 +16,12 @@ their own.
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import featviz
@@ -30,7 +30,7 @@ from measures.rendering.cases import gray
 from measures.rendering.picture_quality import activation, high_frequencies, natural_scales, saturated
 from measures.rendering.pictures import PLAIN, REFERENCE
 from measures.rendering.real_networks import RealNetwork, real_network
-from measures.report import Record, markdown
+from measures.report import Record, markdown, provenance, write_record
 
 NAME = "all-units"
 RECORDS = ("all-units", "some-units", "first-units")
@@ -59,50 +59,106 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
+    """Layer by layer; what is finished is in `args.out`, from which the same command goes on after an interruption."""
     pair = real_network("bundled", args.data, None)
     assert pair.other is not None
     layers = args.layers or [
         name for name, module in pair.subject.model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
-    chosen_units = [layer if args.units is None else f"{layer}:0-{args.units - 1}" for layer in layers]
     chosen = {n: c for n, c in CONFIGURATIONS.items() if not args.only or n in (REFERENCE, *args.only)}
     rows: dict[str, dict[str, dict]] = {}
-    for network in (pair, RealNetwork(pair.name, pair.other, pair.subject, pair.natural)):
-        if network.subject.name not in args.networks:
-            continue
-        scales = natural_scales(network, layers)
-        references: list[Tensor] = []
-        rows[network.subject.name or ""] = cells = {}
-        for name, changes in tqdm(chosen.items()):
-            config = replace(RenderConfig(size=network.size), **changes)
-            began = time.perf_counter()
-            made = [featviz.render(network.subject, units, config, device=args.device) for units in chosen_units]
-            seconds = time.perf_counter() - began
-            reached = [
-                activation(network, scales, layer, list(range(len(part))), part.images, "own")
-                for layer, part in zip(layers, made, strict=True)
-            ]
-            references = references or reached
-            images = torch.cat([part.images for part in made])
-            over = torch.cat(reached) / torch.cat(references)
-            cells[name] = {
-                "units": len(images),
-                "lowest": float(over.min()),
-                "percent": float(over.quantile(0.01)),
-                "median": float(over.median()),
-                "under": float((over < 0.95).float().mean()),
-                "gray": gray(images),
-                "high": float(high_frequencies(images).median()),
-                "saturated": float(saturated(images).mean()),
-                "steps": float(torch.cat([part.steps for part in made]).float().mean()),
-                "seconds": seconds / len(images),
-                "layers": {
-                    layer: [float((x / y).min()), float((x / y).median())]
-                    for layer, x, y in zip(layers, reached, references, strict=True)
-                },
-            }
-    record = "first-units" if args.units else "some-units" if args.layers else NAME
-    return {"record": record, "device": args.device, "layers": args.layers, "first": args.units, "rows": rows}
+    record = {
+        "record": "first-units" if args.units else "some-units" if args.layers else NAME,
+        "device": args.device,
+        "layers": args.layers,
+        "first": args.units,
+        "rows": rows,
+    }
+    found = _finished(args.out, record)
+    networks = (pair, RealNetwork(pair.name, pair.other, pair.subject, pair.natural))
+    wanted = [network for network in networks if network.subject.name in args.networks]
+    for network, layer in tqdm([(network, layer) for network in wanted for layer in layers]):
+        of_network = found.setdefault(network.subject.name or "", {})
+        if layer not in of_network:
+            of_network[layer] = _layer(network, layer, args.units, chosen, args.device)
+        rows |= {
+            name: {configuration: _summary(of_layers, configuration) for configuration in chosen}
+            for name, of_layers in found.items()
+        }
+        if args.out:
+            write_record(args.out, provenance() | record)
+    return record
+
+
+def _finished(path: Path | None, record: Record) -> dict[str, dict[str, dict[str, dict]]]:
+    """Network -> layer -> configuration -> figures, of the record that an interrupted run has left.
+
+    Raises:
+        SystemExit: it is of another command or commit.
+    """
+    if path is None or not path.exists():
+        return {}
+    old = json.loads(path.read_text())
+    same = provenance() | record
+    if any(old[key] != same[key] for key in ("commit", "command", "device", "layers", "first")):
+        raise SystemExit(f"{path} is of another command or commit: give another --out.")
+    return {
+        network: {
+            layer: {name: cells["layers"][layer] for name, cells in configurations.items()}
+            for layer in configurations[REFERENCE]["layers"]
+        }
+        for network, configurations in old["rows"].items()
+    }
+
+
+def _layer(
+    network: RealNetwork, layer: str, first: int | None, configurations: dict[str, dict[str, object]], device: str
+) -> dict[str, dict]:
+    """Configuration -> figures, one of every unit, and the seconds per picture."""
+    scales = natural_scales(network, [layer])
+    cells: dict[str, dict] = {}
+    reference = torch.ones(())
+    for name, changes in configurations.items():
+        config = replace(RenderConfig(size=network.size), **changes)
+        began = time.perf_counter()
+        made = featviz.render(
+            network.subject, layer if first is None else f"{layer}:0-{first - 1}", config, device=device
+        )
+        seconds = time.perf_counter() - began
+        images = made.images
+        reached = activation(network, scales, layer, list(range(len(images))), images, "own")
+        reference = reached if name == REFERENCE else reference
+        figures = {
+            "activation": reached / reference,
+            "high": high_frequencies(images),
+            "saturated": saturated(images),
+            "steps": made.steps,
+        }
+        cells[name] = {key: [round(value, 4) for value in values.tolist()] for key, values in figures.items()}
+        cells[name] |= {"gray": gray(images), "seconds": seconds / len(images)}
+    return cells
+
+
+def _summary(layers: dict[str, dict[str, dict]], configuration: str) -> dict[str, object]:
+    """Of all units of some layers; layers: layer -> configuration -> figures."""
+    cells = {layer: figures[configuration] for layer, figures in layers.items()}
+    over, high, of_black, steps = (
+        torch.tensor([value for cell in cells.values() for value in cell[key]], dtype=torch.float64)
+        for key in ("activation", "high", "saturated", "steps")
+    )
+    return {
+        "units": len(over),
+        "lowest": float(over.min()),
+        "percent": float(over.quantile(0.01)),
+        "median": float(over.median()),
+        "under": float((over < 0.95).double().mean()),
+        "gray": sum(cell["gray"] for cell in cells.values()),
+        "high": float(high.median()),
+        "saturated": float(of_black.mean()),
+        "steps": float(steps.mean()),
+        "seconds": sum(cell["seconds"] * len(cell["steps"]) for cell in cells.values()) / len(over),
+        "layers": cells,
+    }
 
 
 def table(records: list[Record]) -> str:
