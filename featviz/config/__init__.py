@@ -25,10 +25,11 @@ class Quality:
 
 QUALITIES = {
     "draft": Quality(48, None),
-    "standard": Quality(384, 0.05),
+    "standard": Quality(384, 0.04),
     "paper": Quality(1024, 0.01),
 }
 CONVERGENCE_WINDOW = 32  # steps
+CONVERGENCE_INTERVAL = 16  # steps between two looks at whether units have converged
 LEARNING_RATE = 0.1
 FIRST_RATE = 4.0  # of the schedule "linear", times lr
 SETTLING_STEPS = 64  # in which that schedule falls to lr, and warps narrow to `RenderConfig.final_range`
@@ -62,7 +63,7 @@ class RenderConfig:
         f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {SETTLING_STEPS} steps; constant; or cosine, from lr to 0",
     )
     weight_decay: float = option(
-        0.6,
+        1.0,
         "per step, times lr, of values that the step makes smaller; in fourier in proportion to the frequency, this at Nyquist",
     )
     saturation_decay: float = option(
@@ -74,7 +75,7 @@ class RenderConfig:
 
     parameterization: str = option("fourier", "fourier, pixel, maco (phases alone), or one that was registered")
     sd: float = option(0.01, "standard deviation of the start")
-    decay: float = option(1.25, "power of 1/frequency in the Fourier parameterization")
+    decay: float = option(1.15, "power of 1/frequency in the Fourier parameterization")
     profile: tuple[float, ...] | None = None  # magnitudes of "maco", by magnitude_profile(data); None: as decay says
     color: str | Matrix3 | None = "imagenet"  # decorrelation matrix, or one measured by color_matrix(data), or None
 

@@ -1,7 +1,7 @@
 """The loop that turns starts into images by gradient ascent, a batch of units at a time.
 
 (extractor, objective, starts) -> Renderings. A unit ends after `config.steps` steps or, without them, when its score has
-converged. That is looked at every `CONVERGENCE_WINDOW` steps; nothing else is read back to the host before a batch is done.
+converged. That is looked at every `CONVERGENCE_INTERVAL` steps; nothing else is read back to the host before a batch is done.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from featviz.config import CONVERGENCE_WINDOW
+from featviz.config import CONVERGENCE_INTERVAL
 from featviz.errors import RenderError
 from featviz.rendering.image.parameterizations import parameterization
 from featviz.rendering.image.seeding import Starts
@@ -90,7 +90,7 @@ def _ascended(ascent: Ascent, units: int, report: Callable[[int], None]) -> Reac
     left = list(range(units))  # of the batch, in the order of the ascent's rows
     for done in range(1, steps + 1):
         ascent.step()
-        if done < steps and tolerance is not None and done % CONVERGENCE_WINDOW == 0:
+        if done < steps and tolerance is not None and done % CONVERGENCE_INTERVAL == 0:
             converged = ascent.converged(done, tolerance)
             converged = converged.all().expand(units) if coupled else converged
             new = [row for row, unit in enumerate(left) if converged[row] and unit not in ended]
