@@ -29,6 +29,11 @@ def test_a_unit_ends_when_its_score_has_converged_whatever_it_is_batched_with():
         )  # the steps are those of a longer ascent
 
 
+def test_the_first_look_is_32_steps_after_the_warps_have_settled():
+    still = replace(CONVERGING, lr=0.0, jitter=0.0)  # nothing is ever gained
+    assert render(net(), "3:0", still).steps.tolist() == [64 + 32]
+
+
 class Watched(torch.nn.Sequential):
     """Counts the images of every pass without gradient."""
 
