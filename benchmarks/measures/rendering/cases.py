@@ -38,7 +38,9 @@ def bundled_subjects() -> dict[str, nn.Module]:
     return {"A": pair.a, "B'": alignment.permute(pair.b), "merged": merged}
 
 
-def activation(model: nn.Module, layer: str, units: list[int], images: Tensor, fed: int | None = None) -> Tensor:
+def activation(
+    model: nn.Module | featviz.Subject, layer: str, units: list[int], images: Tensor, fed: int | None = None
+) -> Tensor:
     """(unit,): mean over the map of unit `units[i]` for image i, without transforms, in float32.
 
     Args:

