@@ -16,8 +16,8 @@ and layers:
     steps        on average
     seconds      of the processor per picture, set-up included; of the clock where `--device` is a GPU
 
-`plain` is Adam from featviz 0.2.0: no average, no decay, spectrum 1/f, warps twice as large that stay so. `--only` makes a
-record of its own; `--sheets` writes contact sheets.
+`plain` is Adam from featviz 0.2.0: no average, no decay, spectrum 1/f, warps twice as large that stay so. `--only` is not
+kept; `--sheets` writes contact sheets.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from measures.rendering.real_networks import SIZES, add_networks, real_network
 from measures.report import Record, markdown, provenance, write_record
 
 NAME = "pictures"
-RECORDS = tuple(f"pictures-{name}{part}" for part in ("-some", "") for name in SIZES)
+RECORDS = tuple(f"pictures-{name}" for name in SIZES)
 PLOT = "pictures.png"
 REFERENCE = "plain, 512 steps of 0.05"
 HEAD = (
@@ -117,7 +117,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    """All configurations; what is finished is in `args.out` at any time."""
+    """All configurations; what is finished is in `args.out` at any time.
+
+    Raises:
+        SystemExit: some configurations are to be kept as if they were all.
+    """
+    if args.only and args.keep:
+        raise SystemExit("the record that is kept is of all configurations: give --out in place of --keep.")
     torch.set_num_threads(args.threads)
     network = real_network(args.network, args.data, args.real)
     for subject in filter(None, (network.subject, network.other)):
@@ -128,7 +134,7 @@ def measure(args: argparse.Namespace) -> Record:
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     rows: dict[str, dict] = {}
     record = {
-        "record": f"{NAME}-{network.name}{'-some' if args.only else ''}",
+        "record": f"{NAME}-{network.name}",
         "network": network.name,
         "device": args.device,
         "units": len(units),
@@ -218,7 +224,6 @@ def plot(records: list[Record], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    records = [record for record in records if not record["record"].endswith("-some")]
     figure = Figure(figsize=(4.2 * len(records), 6.4), layout="constrained")
     axes = figure.subplots(2, len(records), squeeze=False, sharex="col")
     for column, record in enumerate(records):
