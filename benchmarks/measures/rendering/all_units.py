@@ -5,7 +5,7 @@
 For each unit and configuration one picture; its activation without transforms is counted on its natural scale (0 its mean
 over 2,000 test images, 1 the best of them), as a multiple of what the plain ascent of 512 steps of 0.05 reaches. That ascent
 from another seed is the control: how far two ascents of one unit end from each other. `--layers` and `--units` make records of
-their own.
+their own. What is finished is in `--out`, from which the same command goes on.
 
     lowest, 1 %, median   of all units
     under .95             share of the units that reach less than 0.95 of the plain ascent
