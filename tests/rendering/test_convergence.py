@@ -29,9 +29,9 @@ def test_a_unit_ends_when_its_score_has_converged_whatever_it_is_batched_with():
         )  # the steps are those of a longer ascent
 
 
-def test_the_first_look_is_32_steps_after_the_warps_have_settled():
+def test_a_unit_ends_when_two_windows_of_32_steps_have_passed_since_the_warps_settled_at_the_earliest():
     still = replace(CONVERGING, lr=0.0, jitter=0.0)  # nothing is ever gained
-    assert render(net(), "3:0", still).steps.tolist() == [64 + 32]
+    assert render(net(), "3:0", still).steps.tolist() == [64 + 2 * 32]
 
 
 class Watched(torch.nn.Sequential):

@@ -138,12 +138,13 @@ class Ascent:
         """Which units have converged: see `featviz.config.Quality`. (unit,) bool on the CPU.
 
         Means are compared, since every score is that of one random transform; the start is the mean of the first `START_STEPS`
-        steps. False before the window after the first `SETTLING_STEPS` has passed; True for a unit without a finite score.
+        steps. False until both windows lie behind the first `SETTLING_STEPS`, where warps and step size change; True for a unit
+        without a finite score.
 
         Args:
             steps: how many have been made.
         """
-        if steps < SETTLING_STEPS + CONVERGENCE_WINDOW:
+        if steps < SETTLING_STEPS + 2 * CONVERGENCE_WINDOW:
             return torch.zeros(len(self._starts), dtype=torch.bool)
         trace = self._trace[:steps].double() if self._trace.device.type == "cpu" else self._trace[:steps]
         now, before = trace[-CONVERGENCE_WINDOW:].mean(0), trace[-2 * CONVERGENCE_WINDOW : -CONVERGENCE_WINDOW].mean(0)
