@@ -33,7 +33,7 @@ from measures.rendering.real_networks import RealNetwork, real_network
 from measures.report import Record, markdown, provenance, write_record
 
 NAME = "all-units"
-RECORDS = ("all-units", "some-units", "first-units")
+RECORDS = ("all-units", "some-units", "first-units", "more-units")
 HEAD = (
     "network", "configuration", "units", "lowest", "1 %", "median", "under .95", "gray", "high", "saturated", "steps",
     "seconds",
@@ -54,7 +54,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where the pictures are made (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
     parser.add_argument("--layers", nargs="+", help="some norms (default: all)")
-    parser.add_argument("--units", type=int, metavar="N", help="the first N of each norm (default: all)")
+    parser.add_argument("--units", type=int, metavar="N", help="N of each norm (default: all)")
+    parser.add_argument(
+        "--skip", type=int, default=0, metavar="N", help="with --units: the N before these (default: 0)"
+    )
     parser.add_argument("--networks", nargs="+", choices=("A", "B'"), default=["A", "B'"])
 
 
@@ -66,12 +69,14 @@ def measure(args: argparse.Namespace) -> Record:
         name for name, module in pair.subject.model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
     chosen = {n: c for n, c in CONFIGURATIONS.items() if not args.only or n in (REFERENCE, *args.only)}
+    units = range(args.skip, args.skip + args.units) if args.units else None
     rows: dict[str, dict[str, dict]] = {}
     record = {
-        "record": "first-units" if args.units else "some-units" if args.layers else NAME,
+        "record": _record_name(args),
         "device": args.device,
         "layers": args.layers,
         "first": args.units,
+        "skipped": args.skip,
         "rows": rows,
     }
     found = _finished(args.out, record)
@@ -80,7 +85,7 @@ def measure(args: argparse.Namespace) -> Record:
     for network, layer in tqdm([(network, layer) for network in wanted for layer in layers]):
         of_network = found.setdefault(network.subject.name or "", {})
         if layer not in of_network:
-            of_network[layer] = _layer(network, layer, args.units, chosen, args.device)
+            of_network[layer] = _layer(network, layer, units, chosen, args.device)
         rows |= {
             name: {configuration: _summary(of_layers, configuration) for configuration in chosen}
             for name, of_layers in found.items()
@@ -88,6 +93,12 @@ def measure(args: argparse.Namespace) -> Record:
         if args.out:
             write_record(args.out, provenance() | record)
     return record
+
+
+def _record_name(args: argparse.Namespace) -> str:
+    if args.units:
+        return "more-units" if args.skip else "first-units"
+    return "some-units" if args.layers else NAME
 
 
 def _finished(path: Path | None, record: Record) -> dict[str, dict[str, dict[str, dict]]]:
@@ -112,7 +123,7 @@ def _finished(path: Path | None, record: Record) -> dict[str, dict[str, dict[str
 
 
 def _layer(
-    network: RealNetwork, layer: str, first: int | None, configurations: dict[str, dict[str, object]], device: str
+    network: RealNetwork, layer: str, units: range | None, configurations: dict[str, dict[str, object]], device: str
 ) -> dict[str, dict]:
     """Configuration -> figures, one of every unit, and the seconds per picture."""
     scales = natural_scales(network, [layer])
@@ -121,12 +132,11 @@ def _layer(
     for name, changes in configurations.items():
         config = replace(RenderConfig(size=network.size), **changes)
         began = time.perf_counter()
-        made = featviz.render(
-            network.subject, layer if first is None else f"{layer}:0-{first - 1}", config, device=device
-        )
+        wanted = layer if units is None else [f"{layer}:{unit}" for unit in units]
+        made = featviz.render(network.subject, wanted, config, device=device)
         seconds = time.perf_counter() - began
         images = made.images
-        reached = activation(network, scales, layer, list(range(len(images))), images, "own")
+        reached = activation(network, scales, layer, list(units or range(len(images))), images, "own")
         reference = reached if name == REFERENCE else reference
         figures = {
             "activation": reached / reference,
@@ -172,6 +182,8 @@ def table(records: list[Record]) -> str:
                 figures += [f"{100 * row['under']:.0f} %", row["gray"], f"{row['high']:.3f}", f"{row['saturated']:.3f}"]
                 rows.append([network, name, row["units"], *figures, f"{row['steps']:.0f}", f"{row['seconds']:.2g}"])
         head = ", ".join(f"`{layer}`" for layer in record.get("layers") or []) or "all norms"
-        head += f", the first {record['first']} units of each" if record.get("first") else ""
+        if record.get("first"):
+            skipped = record.get("skipped", 0)
+            head += f", units {skipped} to {skipped + record['first'] - 1} of each"
         parts.append(f"**{head}**\n\n{markdown(HEAD, rows)}")
     return "\n\n".join(parts)
