@@ -15,8 +15,8 @@ class Quality:
     """How far an ascent goes. Points on the measured curve of quality against time: docs/results.md.
 
     steps: at most so many. tolerance: a unit has converged when the mean score of its last
-    `CONVERGENCE_WINDOW` steps exceeds that of the window before by less than this share of all it has gained since the start;
-    None: all steps are made.
+    `CONVERGENCE_WINDOW` steps exceeds that of the window before by less than this share of all it has gained since the start,
+    both windows behind the first `SETTLING_STEPS`; None: all steps are made.
     """
 
     steps: int

@@ -4,8 +4,8 @@
 
 For each unit and configuration one picture; its activation without transforms is counted on its natural scale (0 its mean
 over 2,000 test images, 1 the best of them), as a multiple of what the plain ascent of 512 steps of 0.05 reaches. That ascent
-from another seed is the control: how far two ascents of one unit end from each other. `--layers` and `--units` make records of
-their own. What is finished is in `--out`, from which the same command goes on.
+from another seed is the control: how far two ascents of one unit end from each other. `--layers`, `--units` and `--skip` make
+records of their own. What is finished is in `--out`, from which the same command goes on.
 
     lowest, 1 %, median   of all units
     under .95             share of the units that reach less than 0.95 of the plain ascent
@@ -55,14 +55,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="CONFIGURATION", help="some of them, beside the reference")
     parser.add_argument("--layers", nargs="+", help="some norms (default: all)")
     parser.add_argument("--units", type=int, metavar="N", help="N of each norm (default: all)")
-    parser.add_argument(
-        "--skip", type=int, default=0, metavar="N", help="with --units: the N before these (default: 0)"
-    )
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N; needs --units")
     parser.add_argument("--networks", nargs="+", choices=("A", "B'"), default=["A", "B'"])
 
 
 def measure(args: argparse.Namespace) -> Record:
-    """Layer by layer; what is finished is in `args.out`, from which the same command goes on after an interruption."""
+    """Layer by layer; what is finished is in `args.out`, from which the same command goes on after an interruption.
+
+    Raises:
+        SystemExit: `--skip` without `--units`; what is in `args.out` is of another command or commit.
+    """
+    if args.skip and not args.units:
+        raise SystemExit("--skip leaves out units before those of --units: give --units N, too.")
     pair = real_network("bundled", args.data, None)
     assert pair.other is not None
     layers = args.layers or [
