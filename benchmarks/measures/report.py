@@ -98,15 +98,15 @@ def replace_section(name: str, text: str, docs: Path = DOCS) -> None:
 
 
 def sources(records: Sequence[Record]) -> list[str]:
-    """Where the figures come from, each source said once."""
+    """Where the figures come from, each source said once; a record of several runs has one of each as "sources"."""
     lines = []
-    for record in records:
-        here = record["machine"]
+    for run in [source for record in records for source in record.get("sources", [record])]:
+        here = run["machine"]
         place = here["gpu"] or here["processor"]
         threads = f"{here['threads']} thread{'s' if here['threads'] > 1 else ''}"
-        at = f"featviz {record['featviz']}, commit {record['commit']}"
+        at = f"featviz {run['featviz']}, commit {run['commit']}"
         lines.append(
-            f"*`{record['command']}`: {place}, {threads}, Python {here['python']}, torch {here['versions']['torch']}; {at}.*"
+            f"*`{run['command']}`: {place}, {threads}, Python {here['python']}, torch {here['versions']['torch']}; {at}.*"
         )
     return list(dict.fromkeys(lines))
 
