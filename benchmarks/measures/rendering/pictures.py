@@ -54,6 +54,7 @@ SHORT = {
     REFERENCE: "plain, 512",
     "plain, 48 steps of 0.2 (featviz 0.2.0)": "0.2.0, 48 steps",
 }
+BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
 OFFSETS = {  # of labels, in points
     "standard": (-34, 5),
     "draft": (-24, 5),
@@ -228,7 +229,13 @@ def plot(records: list[Record], path: Path) -> None:
                 if kind != "others":
                     at, shift = (row[cost], row[key]), OFFSETS.get(name, (5, 4))
                     color = STYLES[kind]["color"]
-                    ax.annotate(SHORT.get(name, name), at, shift, textcoords="offset points", fontsize=7, color=color)
+                    ax.annotate(
+                        *(SHORT.get(name, name), at, shift),
+                        textcoords="offset points",
+                        fontsize=7,
+                        color=color,
+                        bbox=BOX,
+                    )
             ax.set_xscale("log", base=2)
             ax.margins(x=0.2, y=0.1)
             ax.xaxis.set_major_formatter("{x:g}")
