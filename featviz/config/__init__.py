@@ -30,7 +30,7 @@ QUALITIES = {
 }
 CONVERGENCE_WINDOW = 32  # steps
 CONVERGENCE_INTERVAL = 16  # steps between two looks at whether units have converged
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.12
 FIRST_RATE = 4.0  # of the schedule "linear", times lr
 SETTLING_STEPS = 64  # in which that schedule falls to lr, and warps narrow to `RenderConfig.final_range`
 SATURATION_LIMIT = 3.5  # of a color before the sigmoid: it is then 0.03 or 0.97

@@ -13,8 +13,8 @@ over 2,000 test images, 1 the best of them), as a multiple of what the plain asc
     steps                 on average
     time                  of the clock, set-up included, over that of the 48 steps
 
-The record grows: what is in `--out` (with `--keep` alone: in the record that is kept) is not measured again. `--layers`,
-`--units`, `--skip` and `--networks` choose what one run adds.
+The record grows: what is in `--out` (with `--keep` alone: in the record that is kept) is measured again only where a
+configuration has changed since. `--layers`, `--units`, `--skip` and `--networks` choose what one run adds.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import featviz
-from featviz.config import QUALITIES, RenderConfig
+from featviz.config import LEARNING_RATE, QUALITIES, RenderConfig
 from measures.rendering.cases import gray
-from measures.rendering.picture_quality import activation, high_frequencies, natural_scales, saturated
+from measures.rendering.picture_quality import Scales, activation, high_frequencies, natural_scales, saturated
 from measures.rendering.pictures import PLAIN, REFERENCE
 from measures.rendering.real_networks import SIZES, RealNetwork, real_network
 from measures.report import RESULTS, Record, markdown, provenance, write_record
@@ -49,7 +49,7 @@ CONFIGURATIONS = {
         "standard": {"quality": "standard"},
     }.items()
 }
-FIGURES = ("activation", "high", "saturated", "steps", "gray", "seconds")
+FIGURES = ("units", "activation", "high", "saturated", "steps", "gray", "seconds")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Record:
-    """Norm by norm, the units that the record does not have; what is finished is in `args.out` at any time.
-
-    Raises:
-        SystemExit: the record that the run would go on from is of other configurations.
-    """
+    """Norm by norm, the pictures that the record does not have; what is finished is in `args.out` at any time."""
     pair = real_network("bundled", args.data, None)
     assert pair.other is not None
     record = _begun(args.out or (RESULTS / f"{NAME}.json" if args.keep else None))
@@ -76,92 +72,91 @@ def measure(args: argparse.Namespace) -> Record:
     norms = {n: m for n, m in pair.subject.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     last = args.skip + args.units if args.units else None
     for network, layer in tqdm([(network, layer) for network in wanted for layer in args.layers or norms]):
-        width = norms[layer].num_features
-        cells = record["networks"].setdefault(network.subject.name, {}).setdefault(layer, {"width": width, "units": []})
-        units = [unit for unit in range(width)[args.skip : last] if unit not in cells["units"]]
-        if units:
-            _extend(cells, units, _figures(network, layer, units, args.device))
+        of_network = record["networks"].setdefault(network.subject.name, {})
+        for name, norm in norms.items():
+            of_network.setdefault(name, {"width": norm.num_features})
+        cells, width = of_network[layer], norms[layer].num_features
+        scales = natural_scales(network, [layer])
+        for name, config in CONFIGURATIONS.items():
+            column = cells.setdefault(name, {key: [] for key in FIGURES})
+            units = [unit for unit in range(width)[args.skip : last] if unit not in column["units"]]
+            if units:
+                for key, values in _figures(network, scales, layer, units, config, args.device).items():
+                    column[key] += values
         if args.out:
             write_record(args.out, provenance() | record)
     return record
 
 
 def _begun(path: Path | None) -> Record:
-    """The record at `path`, or an empty one.
-
-    Raises:
-        SystemExit: it is of other configurations.
-    """
+    """The record at `path` without the configurations that have changed since, or an empty one."""
     configurations = {
-        name: asdict(config) | {"convergence": asdict(QUALITIES[config.quality])}
+        name: asdict(config) | {"lr": config.lr or LEARNING_RATE, "convergence": asdict(QUALITIES[config.quality])}
         for name, config in CONFIGURATIONS.items()
     }
     configurations = json.loads(json.dumps(configurations))  # as a record has them
     if path is None or not path.exists():
         return {"configurations": configurations, "sources": [], "networks": {}}
     record = json.loads(path.read_text())
-    if record["configurations"] != configurations:
-        raise SystemExit(f"{path} is of other configurations: give --out another file.")
-    return record
+    changed = [name for name, config in configurations.items() if record["configurations"].get(name) != config]
+    for norms in record["networks"].values():
+        for cells in norms.values():
+            for name in changed:
+                cells.pop(name, None)
+    return record | {"configurations": configurations}
 
 
-def _figures(network: RealNetwork, layer: str, units: list[int], device: str) -> dict[str, dict[str, list[float]]]:
-    """Configuration -> figure -> one value of every unit; seconds are shared equally."""
-    scales = natural_scales(network, [layer])
-    found: dict[str, dict[str, list[float]]] = {}
-    reference: Tensor | None = None
-    for name, config in CONFIGURATIONS.items():
-        began = time.perf_counter()
-        made = featviz.render(network.subject, [f"{layer}:{unit}" for unit in units], config, device=device)
-        seconds = time.perf_counter() - began
-        images = made.images
-        reached = activation(network, scales, layer, units, images, "own")
-        reference = reached if reference is None else reference
-        figures = {
-            "activation": reached / reference,
-            "high": high_frequencies(images),
-            "saturated": saturated(images),
-            "steps": made.steps,
-            "gray": torch.tensor([gray(image[None]) for image in images]),
-            "seconds": torch.full((len(units),), seconds / len(units)),
-        }
-        found[name] = {key: [round(value, 4) for value in values.tolist()] for key, values in figures.items()}
-    return found
-
-
-def _extend(cells: Record, units: list[int], figures: dict[str, dict[str, list[float]]]) -> None:
-    """Add units to those of a norm."""
-    cells["units"] += units
-    for name, columns in figures.items():
-        for key, values in columns.items():
-            cells.setdefault(name, {}).setdefault(key, []).extend(values)
+def _figures(
+    network: RealNetwork, scales: Scales, layer: str, units: list[int], config: RenderConfig, device: str
+) -> dict[str, list[float]]:
+    """Figure -> one value of every unit; seconds are shared equally."""
+    began = time.perf_counter()
+    made = featviz.render(network.subject, [f"{layer}:{unit}" for unit in units], config, device=device)
+    seconds = time.perf_counter() - began
+    images = made.images
+    figures = {
+        "activation": activation(network, scales, layer, units, images, "own"),
+        "high": high_frequencies(images),
+        "saturated": saturated(images),
+        "steps": made.steps,
+        "gray": torch.tensor([gray(image[None]) for image in images]),
+        "seconds": torch.full((len(units),), seconds / len(units)),
+    }
+    return {"units": [*units]} | {
+        key: [round(value, 4) for value in values.tolist()] for key, values in figures.items()
+    }
 
 
 def table(records: list[Record]) -> str:
-    """For each network and stage, one line per configuration."""
+    """For each network and stage, one line per configuration, of the units that all of them have."""
     (record,) = records
     rows = []
     for network, norms in record["networks"].items():
         for stage in dict.fromkeys(layer.partition(".")[0] for layer in norms):
             parts = [cells for layer, cells in norms.items() if layer.partition(".")[0] == stage]
-            units = f"{sum(len(cells['units']) for cells in parts)} of {sum(cells['width'] for cells in parts)}"
-            before = _pooled(parts, BEFORE)["seconds"].sum()
-            for name in record["configurations"]:
-                rows.append([network, f"`{stage}`", units, name, *_row(_pooled(parts, name), before)])
+            found = {name: _pooled(parts, name, list(record["configurations"])) for name in record["configurations"]}
+            if not len(found[REFERENCE]["units"]):
+                continue
+            units = f"{len(found[REFERENCE]['units'])} of {sum(cells['width'] for cells in parts)}"
+            for name, figures in found.items():
+                rows.append([network, f"`{stage}`", units, name, *_row(figures, found[REFERENCE], found[BEFORE])])
     return markdown(HEAD, rows)
 
 
-def _pooled(norms: list[Record], configuration: str) -> dict[str, Tensor]:
-    """Figure -> (unit,) of all units of some norms."""
-    return {
-        key: torch.tensor([value for cells in norms for value in cells[configuration][key]], dtype=torch.float64)
-        for key in FIGURES
-    }
+def _pooled(norms: list[Record], name: str, configurations: list[str]) -> dict[str, Tensor]:
+    """Figure -> (unit,), of one configuration: of the units of some norms that all configurations have, in order."""
+    pooled: dict[str, list[float]] = {key: [] for key in FIGURES}
+    for cells in norms:
+        measured = [set(cells[other]["units"]) if other in cells else set() for other in configurations]
+        places = [cells[name]["units"].index(unit) for unit in sorted(set.intersection(*measured))]
+        for key, values in pooled.items():
+            values += [cells[name][key][place] for place in places]
+    return {key: torch.tensor(values, dtype=torch.float64) for key, values in pooled.items()}
 
 
-def _row(figures: dict[str, Tensor], seconds: Tensor) -> list[str]:
-    """Of one configuration; seconds: in all, of the 48 steps."""
-    over = figures["activation"]
+def _row(figures: dict[str, Tensor], reference: dict[str, Tensor], before: dict[str, Tensor]) -> list[str]:
+    """Of one configuration, beside the plain ascent and the 48 steps of the same units."""
+    over = figures["activation"] / reference["activation"]
     return [
         *(f"{value:.2f}" for value in (over.min(), over.quantile(0.01), over.median())),
         f"{100 * (over < 0.95).double().mean():.0f} %",
@@ -169,5 +164,5 @@ def _row(figures: dict[str, Tensor], seconds: Tensor) -> list[str]:
         f"{figures['high'].median():.3f}",
         f"{figures['saturated'].mean():.3f}",
         f"{figures['steps'].mean():.0f}",
-        f"{figures['seconds'].sum() / seconds:.2g}",
+        f"{figures['seconds'].sum() / before['seconds'].sum():.2g}",
     ]
