@@ -103,7 +103,7 @@ def _begun(path: Path | None) -> Record:
         for cells in norms.values():
             for name in changed:
                 cells.pop(name, None)
-    return record | {"configurations": configurations}
+    return {"configurations": configurations, "sources": record["sources"], "networks": record["networks"]}
 
 
 def _figures(
