@@ -19,6 +19,7 @@ configuration has changed since. `--layers`, `--units`, `--skip` and `--networks
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,25 +30,21 @@ from tqdm import tqdm
 
 import featviz
 from featviz.config import LEARNING_RATE, QUALITIES, RenderConfig
+from measures.rendering import pictures
 from measures.rendering.cases import gray
 from measures.rendering.picture_quality import Scales, activation, high_frequencies, natural_scales, saturated
-from measures.rendering.pictures import PLAIN, REFERENCE
+from measures.rendering.pictures import BEFORE, REFERENCE
 from measures.rendering.real_networks import SIZES, RealNetwork, real_network
 from measures.report import RESULTS, Record, markdown, provenance, write_record
 
 NAME = "all-units"
-BEFORE = "plain, 48 steps of 0.2 (featviz 0.2.0)"
 HEAD = (
     "network", "norms", "units", "configuration", "lowest", "1 %", "median", "under .95", "gray", "high", "saturated", "steps",
     "time",
 )  # fmt: skip
 CONFIGURATIONS = {
-    name: replace(RenderConfig(size=SIZES["bundled"]), **changes)
-    for name, changes in {
-        REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
-        BEFORE: PLAIN | {"steps": 48, "lr": 0.2},
-        "standard": {"quality": "standard"},
-    }.items()
+    name: replace(RenderConfig(size=SIZES["bundled"]), **pictures.CONFIGURATIONS[name])
+    for name in (REFERENCE, BEFORE, "standard")
 }
 FIGURES = ("units", "activation", "high", "saturated", "steps", "gray", "seconds")
 
@@ -76,12 +73,17 @@ def measure(args: argparse.Namespace) -> Record:
         for name, norm in norms.items():
             of_network.setdefault(name, {"width": norm.num_features})
         cells, width = of_network[layer], norms[layer].num_features
-        scales = natural_scales(network, [layer])
-        for name, config in CONFIGURATIONS.items():
-            column = cells.setdefault(name, {key: [] for key in FIGURES})
-            units = [unit for unit in range(width)[args.skip : last] if unit not in column["units"]]
+        missing = {
+            name: [
+                unit for unit in range(width)[args.skip : last] if unit not in cells.get(name, {"units": []})["units"]
+            ]
+            for name in CONFIGURATIONS
+        }
+        scales = natural_scales(network, [layer]) if any(missing.values()) else {}
+        for name, units in missing.items():
             if units:
-                for key, values in _figures(network, scales, layer, units, config, args.device).items():
+                column = cells.setdefault(name, {key: [] for key in FIGURES})
+                for key, values in _figures(network, scales, layer, units, CONFIGURATIONS[name], args.device).items():
                     column[key] += values
         if args.out:
             write_record(args.out, provenance() | record)
@@ -99,6 +101,10 @@ def _begun(path: Path | None) -> Record:
         return {"configurations": configurations, "sources": [], "networks": {}}
     record = json.loads(path.read_text())
     changed = [name for name, config in configurations.items() if record["configurations"].get(name) != config]
+    if changed:
+        print(
+            f"{path}: {', '.join(changed)} is another configuration today: its figures are left out.", file=sys.stderr
+        )
     for norms in record["networks"].values():
         for cells in norms.values():
             for name in changed:

@@ -40,6 +40,7 @@ NAME = "pictures"
 RECORDS = tuple(f"pictures-{name}" for name in SIZES)
 PLOT = "pictures.png"
 REFERENCE = "plain, 512 steps of 0.05"
+BEFORE = "plain, 48 steps of 0.2 (featviz 0.2.0)"
 HEAD = (
     "configuration", "steps", "seconds", "activation", "lowest", "unseen", "transfer", "high", "saturated", "chroma",
 )  # fmt: skip
@@ -52,14 +53,14 @@ STYLES = {
 }
 SHORT = {
     REFERENCE: "plain, 512",
-    "plain, 48 steps of 0.2 (featviz 0.2.0)": "0.2.0, 48 steps",
+    BEFORE: "0.2.0, 48 steps",
 }
 BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
 OFFSETS = {  # of labels, in points
     "standard": (-34, 5),
     "draft": (-24, 5),
     "paper": (-12, -11),
-    "plain, 48 steps of 0.2 (featviz 0.2.0)": (5, -10),
+    BEFORE: (5, -10),
 }
 WIDER = {"jitter": 1 / 16, "scale": 0.1, "rotation": 10.0}  # warps of featviz 0.2.0
 PLAIN = {
@@ -72,7 +73,7 @@ PLAIN = {
 } | WIDER
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     REFERENCE: PLAIN | {"steps": 512, "lr": 0.05},
-    "plain, 48 steps of 0.2 (featviz 0.2.0)": PLAIN | {"steps": 48, "lr": 0.2},
+    BEFORE: PLAIN | {"steps": 48, "lr": 0.2},
     "draft": {"quality": "draft"},
     "standard": {"quality": "standard"},
     "paper": {"quality": "paper"},
