@@ -57,6 +57,10 @@ class OutputError(FeatvizError):
     """A place that cannot be written."""
 
 
+class AtlasError(FeatvizError):
+    """A folder that holds no atlas, another one, or a damaged file."""
+
+
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 4, 200, 200, 100
 _repr.maxtuple = _repr.maxlist = _repr.maxdict = _repr.maxset = 20
@@ -78,6 +82,21 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
+def summary(error: BaseException, most: int = 200) -> str:
+    """Type and message of an error of other code, for a sentence: one line, without what torch adds of its own C++ code.
+
+    Args:
+        most: characters of the message.
+
+    >>> summary(RuntimeError("sizes differ:\\n  3 and 4.\\nException raised from add at add.cpp:7"))
+    'RuntimeError: sizes differ: 3 and 4'
+    >>> summary(ValueError())
+    'ValueError'
+    """
+    message = " ".join(str(error).partition("Exception raised from ")[0].split())[:most].rstrip(". ")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 def near_names(name: str, known: Iterable[str], most: int = 3) -> str:
     """The end of a sentence, mark included: up to `most` known names, the nearest in spelling or else the first."""
     known = list(known)
@@ -89,7 +108,3 @@ def near_names(name: str, known: Iterable[str], most: int = 3) -> str:
     if not known:
         return "there are none."
     return "there are " + ", ".join(known[:most]) + (f" and {len(known) - most} more." if len(known) > most else ".")
-
-
-class AtlasError(FeatvizError):
-    """A folder that holds no atlas, another one, or a damaged file."""

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import ModelError
+from featviz.errors import ModelError, summary
 
 Network = TypeVar("Network", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -96,9 +96,8 @@ def _deep_copy(model: Network, shared: Mapping[int, object]) -> tuple[Network, d
         except Exception as error:
             failures += 1
             if failures == ATTEMPTS:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise ModelError(
-                    f"the network cannot be copied ({reason}): remove what it keeps beside its weights."
+                    f"the network cannot be copied ({summary(error)}): remove what it keeps beside its weights."
                 ) from error
 
 

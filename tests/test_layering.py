@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "featviz"
 FILES = sorted(ROOT.rglob("*.py"))
 
 BASE = {"errors", "config", "units", "files", "reading", "version"}
-TORCH = BASE | {"data", "weights", "isolation", "subjects", "moments"}
+TORCH = BASE | {"failures", "data", "weights", "isolation", "subjects", "moments"}
 LEVEL_4 = TORCH | {"symmetry", "matching", "merging", "rendering"}
 ALL = LEVEL_4 | {"networks", "evidence", "panel", "panel_rendering", "triplet", "gallery", "atlases", "zoo"}
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "reading": set(),
     "version": set(),
+    "failures": {"errors"},
     "data": BASE,
     "weights": BASE,
     "isolation": {"errors"},
@@ -55,6 +56,7 @@ THIRD_PARTY = {
     "reading": set(),
     "gallery": {"PIL", "numpy", "matplotlib"},
     "weights": {"torch", "safetensors", "numpy"},
+    "failures": {"torch"},
     "isolation": {"torch"},
     "zoo": {"torch"},
     "symmetry": {"torch", "numpy", "scipy"},

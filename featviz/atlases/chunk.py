@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from featviz.atlases.plan import FORMAT, VERSION, digest_of
-from featviz.errors import AtlasError
+from featviz.errors import AtlasError, summary
 from featviz.reading import check_file
 
 LARGEST = 2**31  # bytes of a file; an item of 32 units has some MB
@@ -61,7 +61,7 @@ class Chunk:
             if told["blake2b"] != _sum(arrays, records):
                 raise AtlasError(f"{name} is damaged, its checksum is another: {remedy}.")
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise AtlasError(f"{name} is damaged ({' '.join(str(error).split())[:80]}): {remedy}.") from error
+            raise AtlasError(f"{name} is damaged ({summary(error, 80)}): {remedy}.") from error
         return cls(records, arrays)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from featviz.atlases.chunk import Chunk
 from featviz.atlases.plan import Item
 from featviz.config import RenderConfig
-from featviz.errors import AtlasError
+from featviz.errors import AtlasError, summary
 from featviz.matching.indexer import LinearUnitIndexer, UnitIndexer
 from featviz.panel import Panel
 from featviz.panel_rendering import render_panel
@@ -98,7 +98,7 @@ def pictures_of(chunk: Chunk) -> np.ndarray:
         ]
         return np.stack(pictures).reshape(len(pictures) // units, units, *pictures[0].shape)
     except (KeyError, ValueError, OSError, IndexError, ZeroDivisionError) as error:
-        raise AtlasError(f"an item's images cannot be read ({str(error)[:80]}): its file is damaged.") from error
+        raise AtlasError(f"an item's images cannot be read ({summary(error, 80)}): its file is damaged.") from error
 
 
 def exemplar_arrays(

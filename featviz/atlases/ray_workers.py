@@ -18,7 +18,7 @@ import torch
 
 from featviz.atlases.items import ItemRenderer
 from featviz.atlases.plan import Item
-from featviz.errors import AtlasError
+from featviz.errors import AtlasError, summary
 
 log = logging.getLogger("featviz.atlas")
 
@@ -58,7 +58,7 @@ class RayWorkers:
             try:
                 ray.init(self.address, logging_level=logging.WARNING, include_dashboard=False, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:120]
+                reason = summary(error, 120)
                 raise AtlasError(
                     f"Ray cannot be reached at {self.address or 'this machine'} ({reason}): start it by `ray start --head`, or "
                     "leave the address out."

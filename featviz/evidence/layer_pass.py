@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from featviz.data import Data, device_of
 from featviz.errors import DataError, ModelError, UnitError
+from featviz.failures import run_network
 from featviz.isolation import ordinary_modes, weight_sharing_copy, without_attention_fastpath
 from featviz.rendering.optimize.malloc import keep_freed_memory
 from featviz.subjects import Normalization, Subject, as_they_are, input_normalization, normalized_inputs
@@ -104,7 +105,8 @@ def layer_pass(
         progress: called with (images done, 0).
 
     Raises:
-        DataError: no data. UnitError: a subject lacks a layer or does not call it, or an output that has no units.
+        DataError: no data, or a network fails on the images.
+        UnitError: a subject lacks a layer or does not call it, or an output that has no units.
     """
     device = device_of(next(iter(subjects.values())).model)
     budget = (memory or (MEMORY if device.type == "cpu" else MEMORY_GPU)) << 20
@@ -221,7 +223,7 @@ class _Recorder:
     def __call__(self, x: Tensor, folds: int, device: torch.device) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
         self._seen = {}
         self._images, self._folds = len(x), min(folds, len(x))
-        self._model(x.to(self._device))
+        run_network(self._model, x.to(self._device))
         for layer in self._layers:
             if layer not in self._seen:
                 raise UnitError(f"{self._name} does not call its layer {layer!r} in evaluation mode: leave it out.")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featviz.data import device_of
 from featviz.errors import AlignmentError
+from featviz.failures import run_network
 from featviz.isolation import evaluation_mode
 from featviz.matching.problem import MatchingProblem
 from featviz.moments import Moments, Pairs
@@ -163,7 +164,7 @@ def measure_moments(
 
     Raises:
         AlignmentError: there is no data.
-        DataError: the data cannot be fed to all networks (`subjects.normalized_inputs`).
+        DataError: the data cannot be fed to all networks (`subjects.normalized_inputs`, `run_network`).
     """
     models, crossed = problem.models, list(crossed)
     moments: dict[str, list[Moments]] = {}
@@ -180,7 +181,7 @@ def measure_moments(
         observers = [stack.enter_context(observer_of(model, own)) for model, own in zip(models, names, strict=True)]
         for inputs in normalized_inputs(problem.data or (), problem.subjects or models, devices[0]):
             for model, device, x in zip(models, devices, inputs, strict=True):
-                model(x.to(device))
+                run_network(model, x.to(device))
             if not batches:
                 sites = {group: _different(found, observers[0].seen) for group, found in sites.items()}
                 moments = {group: _moments(found, crossed, wide) for group, found in sites.items()}

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from featviz.config import MergeConfig
 from featviz.data import Data, device_of, labelled_batches
-from featviz.errors import AlignmentError
+from featviz.errors import AlignmentError, DataError, summary
+from featviz.failures import machine_failed, run_network
 from featviz.isolation import weight_sharing_copy
 from featviz.matching.alignment import Alignment
 from featviz.merging.merge import merge
@@ -65,6 +66,7 @@ def loss_barrier(
 
     Raises:
         AlignmentError: fewer than two points, data without labels, or data that can be iterated only once.
+        DataError: as `evaluate`.
     """
     points = MergeConfig(points=points).points
     if head == "both":
@@ -103,19 +105,20 @@ def evaluate(
 
     Raises:
         BatchError: data without labels, or no data.
+        DataError: the network fails on the images, or the loss on the labels, as of more classes than it has.
     """
     network = weight_sharing_copy(as_subject(model).model)
-    return measure_logits([model], lambda inputs: network(*inputs), data, loss, device_of(network))
+    return measure_logits([model], network, data, loss, device_of(network))
 
 
 def measure_logits(
     subjects: Sequence[nn.Module | Subject],
-    logits_of: Callable[[tuple[Tensor, ...]], Tensor],
+    network: nn.Module,
     data: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
     device: torch.device,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy in percent of `logits_of`, which is called with the images as each of the subjects is fed them."""
+    """Mean loss and accuracy in percent of a network that takes the images as each of the subjects is fed them."""
     total, right, count = 0.0, 0, 0
     labels = Tensor()
 
@@ -126,8 +129,20 @@ def measure_logits(
 
     with torch.inference_mode():
         for inputs in normalized_inputs(images(), subjects, device):
-            logits = logits_of(inputs)
-            total += float(loss(logits, labels)) * len(labels)
+            logits = run_network(network, *inputs)
+            total += _loss_of(loss, logits, labels) * len(labels)
             right += int((logits.argmax(1) == labels).sum())
             count += len(labels)
     return total / count, 100 * right / count
+
+
+def _loss_of(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> float:
+    try:
+        return float(loss(logits, labels))
+    except Exception as error:
+        if machine_failed(error):
+            raise
+        raise DataError(
+            f"the loss fails on outputs {tuple(logits.shape)} and labels from {labels.min()} to {labels.max()} "
+            f"({summary(error)}): give labels of the classes that the network has."
+        ) from error

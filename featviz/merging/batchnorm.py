@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from featviz.data import Data, device_of
 from featviz.errors import AlignmentError
+from featviz.failures import run_network
 from featviz.isolation import evaluation_mode
 from featviz.moments import Moments, samples_of
 from featviz.subjects import Subject, as_subject, normalized_inputs
@@ -115,10 +116,11 @@ def run_batches(model: nn.Module | Subject, data: Data, progress: Progress) -> N
 
     Raises:
         BatchError: there is no data.
+        DataError: the network fails on the images.
     """
     network = as_subject(model).model
     with evaluation_mode(network), torch.no_grad():
         for number, (x,) in enumerate(normalized_inputs(data, [model], device_of(network))):
-            network(x)
+            run_network(network, x)
             if progress:
                 progress(number + 1, 0)

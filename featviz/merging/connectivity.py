@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featviz.data import Data, device_of
+from featviz.failures import run_network
 from featviz.isolation import weight_sharing_copy
 from featviz.matching.unit_activations import Observer
 from featviz.moments import Moments, samples_of
@@ -82,6 +83,7 @@ def layer_connectivity(
 
     Raises:
         BatchError: there is no data.
+        DataError: a network fails on the images.
     """
     measured = {name: _LayerSums() for name in layers}
     subjects = [as_subject(model) for model in (model_a, model_b, merged)]
@@ -90,7 +92,7 @@ def layer_connectivity(
         seen = [stack.enter_context(Observer(network, [(name, False) for name in layers])).seen for network in networks]
         for number, inputs in enumerate(normalized_inputs(data, subjects, device_of(networks[0]))):
             for network, x in zip(networks, inputs, strict=True):
-                network(x.to(device_of(network)))
+                run_network(network, x.to(device_of(network)))
             for name, units in layers.items():
                 a, b, m = (found[name, False].to(inputs[0].device).double() for found in seen)
                 measured[name].add(a, b, m, units.axis)

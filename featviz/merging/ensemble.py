@@ -55,12 +55,11 @@ def evaluate_ensemble(
 
     Raises:
         AlignmentError: data without labels, no data, or another mean.
+        DataError: as `evaluate`.
     """
     a, b = (weight_sharing_copy(as_subject(model).model) for model in (model_a, model_b))
     ensemble = Ensemble(a, b, mean)
-    return measure_logits(
-        [model_a, model_b], lambda inputs: ensemble(*inputs), data, F.cross_entropy, device_of(ensemble)
-    )
+    return measure_logits([model_a, model_b], ensemble, data, F.cross_entropy, device_of(ensemble))
 
 
 class FeatureAverage(nn.Module):

@@ -32,7 +32,7 @@ from featviz.merging.average import remember_average_normalization
 from featviz.merging.batchnorm import check_batchnorm_repair, has_batchnorm, reset_batchnorm
 from featviz.merging.private_parts import average_shared, shared_tensors
 from featviz.subjects import Subject, as_subject
-from featviz.symmetry.discovery import private_copy
+from featviz.symmetry.discovery import private_copy, run_example
 from featviz.symmetry.groups import PermutationGroups
 from featviz.weights.tensors import named_tensors
 
@@ -173,6 +173,7 @@ def tensors_until(model: nn.Module, until: str, example_input: object) -> set[st
         example_input: a batch, or a tuple of arguments, on which the network runs.
 
     Raises:
+        ModelError: the network fails on the example.
         AlignmentError: there is no such module, it does not run, or a module with tensors runs both before its end and after.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -190,8 +191,7 @@ def tensors_until(model: nn.Module, until: str, example_input: object) -> set[st
 
     handles = [module.register_forward_hook(hook) for module in probe.modules()]
     try:
-        with torch.no_grad():
-            probe(*inputs)
+        run_example(probe, inputs)
     finally:
         for handle in handles:
             handle.remove()

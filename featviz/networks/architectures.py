@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from featviz.errors import ModelError, near_names
+from featviz.errors import ModelError, near_names, summary
 from featviz.zoo.named import EXAMPLE_NAMES, zoo_network
 
 ACCEPTED = (
@@ -76,7 +76,7 @@ def _import_callable(spec: str) -> Callable[..., object]:
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{spec}: importing {module_name} failed with {summary(error)}: repair that module first."
+            f"{spec}: importing {module_name} failed ({summary(error)}): repair that module first."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -90,15 +90,9 @@ def _construct(spec: str, make: Callable[..., object], arguments: dict[str, obje
     try:
         model = make(**arguments)
     except Exception as error:
-        raise ModelError(f"{spec}({given}) failed with {summary(error)}: change its arguments.") from error
+        raise ModelError(f"{spec}({given}) failed ({summary(error)}): change its arguments.") from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{spec}({given}) gave an object of type {type(model).__name__}: give a callable that returns a torch.nn.Module."
         )
     return model
-
-
-def summary(error: Exception) -> str:
-    """Type and message of an error, in one line."""
-    text = " ".join(str(error).split())[:200].rstrip(". ")
-    return f"{type(error).__name__} ({text})" if text else type(error).__name__

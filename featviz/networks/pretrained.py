@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from featviz.errors import CheckpointError, ModelError, near_names
+from featviz.errors import CheckpointError, ModelError, near_names, summary
 from featviz.isolation import copy_of
-from featviz.networks.architectures import build, import_timm, summary
+from featviz.networks.architectures import build, import_timm
 from featviz.subjects import remember_normalization
 from featviz.weights.checkpoints import load_into
 
@@ -100,7 +100,7 @@ def _load_torchvision(source: str, say: Say) -> nn.Module:
     except Exception as error:
         place = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
         raise CheckpointError(
-            f"{source} cannot be loaded, {summary(error)}: download {weights.url} to {place}, or remove that file if it is "
+            f"{source} cannot be loaded ({summary(error)}): download {weights.url} to {place}, or remove that file if it is "
             "damaged."
         ) from error
     preset = weights.transforms()
@@ -128,7 +128,7 @@ def _load_timm(source: str, say: Say) -> nn.Module:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:
         raise CheckpointError(
-            f"{source} cannot be loaded, {summary(error)}: check its name and the connection to huggingface.co, or give a "
+            f"{source} cannot be loaded ({summary(error)}): check its name and the connection to huggingface.co, or give a "
             "downloaded file with its architecture, for example arch='timm:resnet50'."
         ) from error
     if "." not in name and not source.startswith("hf-hub:"):

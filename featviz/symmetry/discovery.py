@@ -8,7 +8,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import ModelError
+from featviz.errors import ModelError, summary
+from featviz.failures import machine_failed
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.propagation import propagate
@@ -48,13 +49,15 @@ def permutation_groups(
             trace, before = propagate(trial, inputs, free_outputs)
     except ModelError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(example_input))
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"the network does not run on the example input of shape {shapes} ({reason}): "
-            "give an example_input of the shape that the network expects."
-        ) from error
+    except Exception as error:
+        if machine_failed(error):
+            raise
+        run_example(*private_copy(model, example_input, torch.float32))
+        if verify:
+            raise ModelError(
+                f"the network cannot be followed in float64 ({summary(error)}): with verify=False it runs in float32."
+            ) from error
+        raise
     found = groups_of(trace)
     if verify:
         if trace.random or not found.groups:
@@ -67,6 +70,25 @@ def permutation_groups(
         reasons = "; ".join(list(dict.fromkeys(pin.reason for pin in found.pinned))[:3])
         log.warning("no unit of this network may be permuted%s", f" ({reasons})" if reasons else "")
     return found
+
+
+def run_example(network: nn.Module, inputs: tuple) -> object:
+    """What a `private_copy` returns for its example.
+
+    Raises:
+        ModelError: the network fails on it.
+    """
+    try:
+        with torch.no_grad():
+            return network(*inputs)
+    except Exception as error:
+        if machine_failed(error):
+            raise
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs))
+        raise ModelError(
+            f"the network does not run on the example input of shape {shapes} ({summary(error)}): "
+            "give an example_input of the shape that the network expects."
+        ) from error
 
 
 def trace_in_float64(trial: nn.Module, inputs: tuple, free_outputs: bool = False) -> tuple[Trace, list[Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from featviz.errors import AlignmentError
+from featviz.errors import AlignmentError, summary
 from featviz.isolation import copy_of
 from featviz.symmetry.groups import Group, Index, PermutationGroups, Pinned
 from featviz.symmetry.lower_precision import called_in_float64
@@ -87,8 +87,9 @@ def in_float64(run: Callable[[bool], T]) -> T:
         try:
             return run(True)
         except RuntimeError as error:  # it writes float64 into a tensor that it made in a lower precision
-            reason = str(error).strip().partition("\n")[0]
-            log.info("the proof of the groups keeps the network's own conversions to lower precision: %s", reason)
+            log.info(
+                "the proof of the groups keeps the network's own conversions to lower precision: %s", summary(error)
+            )
         return run(False)
 
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from featviz.errors import CheckpointError, OutputError
+from featviz.errors import CheckpointError, OutputError, summary
 from featviz.files import write_atomically
 from featviz.reading import check_file, open_archive
 from featviz.weights.checks import count_invalid, first_names
@@ -160,7 +160,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is cut off or no safetensors file ({_first_line(error)}): copy or save it again."
+            f"{path} is cut off or no safetensors file ({summary(error, 120)}): copy or save it again."
         ) from error
 
 
@@ -185,7 +185,7 @@ def _read_torch(path: Path) -> object:
                 "safetensors.torch."
             ) from error
         raise CheckpointError(
-            f"{path} is cut off or no torch file ({_first_line(error)}): copy or save the checkpoint again."
+            f"{path} is cut off or no torch file ({summary(error, 120)}): copy or save the checkpoint again."
         ) from error
 
 
@@ -245,8 +245,3 @@ def _check_tensors(pickled: Any, most: int) -> None:
             numbers.append(value)
         if opcode.name not in MEMO:
             before = [*before[-1:], "number" if opcode.name in INTEGERS else opcode.name]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120].rstrip(". ")

@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from featviz.config.ranges import one_of
-from featviz.errors import AlignmentError, OutputError, near_names, shown
+from featviz.errors import AlignmentError, OutputError, near_names, shown, summary
 from featviz.files import write_atomically
 from featviz.matching.alignment import Alignment, PermutationAlignment, check_digest
 from featviz.matching.alignment_file import CONVENTION
@@ -157,7 +157,9 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = _READERS[path.suffix](path)
     except Exception as error:  # a damaged archive raises whatever its remains lead to
-        raise AlignmentError(f"{path} is damaged or holds more than plain arrays ({error}): {REMEDY}.") from error
+        raise AlignmentError(
+            f"{path} is damaged or holds more than plain arrays ({summary(error)}): {REMEDY}."
+        ) from error
     if not isinstance(content, dict):
         raise AlignmentError(f"{path} holds a {type(content).__name__}: give a dictionary of permutations by name.")
     return content

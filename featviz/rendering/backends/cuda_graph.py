@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from featviz.errors import summary
+from featviz.failures import out_of_memory
 from featviz.rendering.backends.backend import StepRunner, log
 from featviz.rendering.backends.traced_graph import TracedGraph
-from featviz.rendering.network.failures import out_of_memory
 
 WARM = 3  # calls before the recording: libraries choose their kernels, what is made once is made
 
@@ -75,7 +76,7 @@ class RecordedStep:
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:120]
+            reason = summary(error, 120)
             log.warning("a step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one.", reason)
             return None
         return graph

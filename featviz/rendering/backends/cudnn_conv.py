@@ -8,9 +8,10 @@ as fused kernels 6.6 ms. Convolutions in groups, and those without a ReLU, are l
 import torch
 from torch import Tensor, fx, nn
 
+from featviz.errors import summary
+from featviz.failures import machine_failed
 from featviz.rendering.backends.backend import log
 from featviz.rendering.backends.conv_chains import Geometry, chain_from, constant, fixed_convolution, replace_chain
-from featviz.rendering.network.failures import machine_failed
 
 aten = torch.ops.aten
 DEVICE = "cuda"
@@ -35,7 +36,7 @@ class FusedConvolution(nn.Module):
             except RuntimeError as error:
                 if machine_failed(error):
                     raise
-                reason = " ".join(str(error).split())[:120]
+                reason = summary(error, 120)
                 shapes = f"{tuple(x.shape)} by {tuple(self.weight.shape)}"
                 log.warning("cuDNN has no fused convolution for %s (%s): its parts run one by one.", shapes, reason)
                 self._fused = False

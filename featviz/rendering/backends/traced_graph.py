@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from featviz.errors import summary
+from featviz.failures import machine_failed
 from featviz.rendering.backends.backend import BackendReport, log
 from featviz.rendering.backends.bmm_to_mm import bmm_to_mm
 from featviz.rendering.backends.conv_chains import writes
@@ -21,7 +23,6 @@ from featviz.rendering.backends.fold_batchnorm import fold_batchnorm
 from featviz.rendering.backends.gradient_graph import GradientGraph, Run, output_and_gradient, trace_with_gradient
 from featviz.rendering.backends.onednn_conv import onednn_conv
 from featviz.rendering.network.cut_network import CutNetwork
-from featviz.rendering.network.failures import machine_failed
 
 REWRITES: tuple[Callable[[fx.GraphModule], int], ...] = (bmm_to_mm, onednn_conv, cudnn_conv)
 """Each changes a joint graph in place and says how often it applied."""
@@ -61,7 +62,7 @@ class TracedGraph(EagerBackend):
         except Exception as error:
             if machine_failed(error):
                 raise
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            why = summary(error, 120)
             reason = f"it {'decides by values' if 'DataDependent' in why else 'cannot be traced'} ({why})"
             self.report = BackendReport("eager", reason=reason)
         else:

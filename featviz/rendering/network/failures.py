@@ -1,35 +1,17 @@
-"""Why a network failed on images: memory, a broken device, another kind of input, or a size that it does not take."""
+"""Why a network failed on images of a picture: another kind of input, or a size that it does not take."""
 
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import ModelError, RenderError
+from featviz.errors import ModelError, RenderError, summary
 from featviz.rendering.network.cut_network import CutNetwork
 
-MEMORY_WORDS = (
-    "can't allocate memory",
-    "out of memory",
-    "STATUS_ALLOC_FAILED",
-)  # where torch raises a plain RuntimeError
 SIDES = (16, 32, 64, 96, 128, 224, 256, 299, 384)  # that networks are trained with, in pixels
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Memory was refused, by a device or by the system."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
-
-
-def machine_failed(error: BaseException) -> bool:
-    """Out of memory or a broken device: no fault of the network or the image's size."""
-    accelerator = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-    return out_of_memory(error) or isinstance(error, accelerator) or str(error).startswith("CUDA error")
 
 
 def explained(network: CutNetwork, x: Tensor, error: Exception) -> ModelError | RenderError:
     """What to tell of a network that failed on images x with this error; whether their size is at fault is tried out."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    said = summary(error)
     shape = " x ".join(map(str, x.shape[1:]))
     kind = next((m for m in network.net.modules() if isinstance(getattr(m, "in_channels", None), int)), None)
     if isinstance(kind, (nn.Conv1d, nn.ConvTranspose1d)):

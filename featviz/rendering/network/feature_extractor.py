@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from featviz.config import RenderConfig
 from featviz.data import device_of
 from featviz.errors import FeatvizError
+from featviz.failures import machine_failed
 from featviz.isolation import weight_sharing_copy
 from featviz.rendering.backends.backend import Backend, BackendReport
 from featviz.rendering.backends.cuda_graph import CudaGraph
 from featviz.rendering.backends.eager import EagerBackend
 from featviz.rendering.backends.traced_graph import TracedGraph
 from featviz.rendering.network.cut_network import CutNetwork, check_can_be_cut, is_input, resolve_layer, uncompiled
-from featviz.rendering.network.failures import explained, machine_failed
+from featviz.rendering.network.failures import explained
 from featviz.subjects import Subject, as_subject, input_channels, input_normalization
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from featviz.errors import RenderError
-from featviz.rendering.network.failures import out_of_memory
+from featviz.failures import out_of_memory
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.objectives import Objective
 

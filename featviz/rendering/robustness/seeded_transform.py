@@ -24,8 +24,8 @@ from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugm
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
-from featviz.errors import RenderError
-from featviz.rendering.network.failures import out_of_memory
+from featviz.errors import RenderError, summary
+from featviz.failures import out_of_memory
 
 log = logging.getLogger("featviz")
 TRIAL_IMAGES, TRIAL_STEPS = 3, 2
@@ -57,7 +57,9 @@ class SeededTransform:
             try:
                 own = copy.deepcopy(transform)
             except Exception as error:
-                raise RenderError(f"the pipeline {self.name} cannot be copied ({error}): make it anew.") from error
+                raise RenderError(
+                    f"the pipeline {self.name} cannot be copied ({summary(error)}): make it anew."
+                ) from error
             plain = type(own) is nn.Sequential and _is_joinable(own)
             self._transform = ImageSequential(*own.children()) if plain else own
         self._apply: Callable[[Tensor, Sequence[int], int], Tensor] | None = None
@@ -109,9 +111,9 @@ class SeededTransform:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            text = " ".join(str(error).split())[:200]
-            reason = f"{type(error).__name__}{f': {text}' if text else ''}"
-            raise RenderError(f"the pipeline {self.name} fails on images {tuple(images.shape)} ({reason}).") from error
+            raise RenderError(
+                f"the pipeline {self.name} fails on images {tuple(images.shape)} ({summary(error)})."
+            ) from error
         if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[:2] != images.shape[:2]:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RenderError(
@@ -148,7 +150,7 @@ class SeededTransform:
             except Exception as error:
                 if out_of_memory(error):
                     raise
-                joined, reason = False, str(error)
+                joined, reason = False, summary(error)
         if joined:
             return self._joined
         log.info("%s is applied image by image: %s", self.name, reason)
@@ -165,7 +167,7 @@ class SeededTransform:
             except RuntimeError as error:
                 if out_of_memory(error):
                     raise
-                reason = f"cannot be differentiated ({' '.join(str(error).split())[:100]})"
+                reason = f"cannot be differentiated ({summary(error, 100)})"
         raise RenderError(f"the pipeline {self.name} {reason}: take another, such as those of kornia.augmentation.")
 
     def _move_to(self, device: torch.device) -> None:
