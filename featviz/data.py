@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +38,22 @@ def inputs_of(data: Data, device: torch.device) -> Iterator[Tensor]:
     """
     batch = None
     for batch in data:
-        yield (batch if isinstance(batch, Tensor) else batch[0]).to(device, non_blocking=True)
+        yield parts_of(batch)[0].to(device, non_blocking=True)
     if batch is None:
         raise BatchError(NO_DATA)
+
+
+def parts_of(batch: object) -> tuple[Any, ...]:
+    """The inputs of a batch, and what follows them.
+
+    Raises:
+        BatchError: it is neither a tensor nor a tuple or list that begins with one.
+    """
+    parts = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, (tuple, list)) else ()
+    if not parts or not isinstance(parts[0], Tensor):
+        kind = f"a {type(batch).__name__}" + (f" of a {type(parts[0]).__name__}" if parts else "")
+        raise BatchError(f"`data` has a batch that is {kind}: give batches x or (x, label), x a tensor.")
+    return parts
 
 
 def labelled_batches(data: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -50,9 +64,10 @@ def labelled_batches(data: Iterable[tuple[Tensor, Tensor]], device: torch.device
     """
     batch = None
     for batch in data:
-        if isinstance(batch, Tensor) or len(batch) < 2:
-            raise BatchError("the loss needs labels, which `data` has not: give batches (x, label).")
-        yield batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+        x, *rest = parts_of(batch)
+        if not rest or not isinstance(rest[0], Tensor):
+            raise BatchError("the loss needs labels, which `data` has not: give batches (x, label), both tensors.")
+        yield x.to(device, non_blocking=True), rest[0].to(device, non_blocking=True)
     if batch is None:
         raise BatchError(NO_DATA)
 

@@ -24,7 +24,7 @@ from featviz.rendering import (
 from featviz.rendering.robustness.presets import Robustness, robustness_in_words
 from featviz.rendering.together import cross_scores, render_together
 from featviz.subjects import Subjects, common_channels, input_normalization, named_subjects
-from featviz.units import format_unit, parse_units
+from featviz.units import format_unit, parse_units, unit_numbers
 from featviz.weights.checks import check_finite, digest
 
 OwnUnits = Mapping[str, Sequence[int | None]]
@@ -137,11 +137,13 @@ def _asked(
     for name, subject in subjects.items():
         resolved = resolve_layer(subject.net, layer)
         widths[name], axes[name] = unit_counts(subject, [resolved], axis)[resolved]
-    rows = range(min(widths.values())) if units is None else [units] if isinstance(units, int) else units
-    rows = [int(unit) for unit in rows]
+    rows = list(range(min(widths.values()))) if units is None else unit_numbers(units)
     if not rows:
         raise RenderError("there is no unit to render: name at least one.")
-    own = {name: list(own_units.get(name, rows)) for name in subjects}
+    own = {
+        name: [None if unit is None else unit_numbers(unit)[0] for unit in own_units.get(name, rows)]
+        for name in subjects
+    }
     for name, asked in own.items():
         if len(asked) != len(rows):
             raise UnitError(

@@ -148,6 +148,17 @@ def remember_normalization(model: nn.Module, mean: Sequence[float], std: Sequenc
     object.__setattr__(model, _REMEMBERED, _checked(mean, std, None, source))
 
 
+def remember_given(model: nn.Module, subject: Subject) -> None:
+    """Keep with a network the mean and std that a subject brings, where it brings any."""
+    if subject.mean is not None and subject.std is not None:
+        remember_normalization(model, subject.mean, subject.std, GIVEN)
+
+
+def with_normalization_of(subject: Subject, config: RenderConfig) -> Subject:
+    """The subject with the mean and std of a config, where it brings none."""
+    return subject if subject.mean is not None else replace(subject, mean=config.mean, std=config.std)
+
+
 def network_of(model: nn.Module | Subject) -> nn.Module:
     """The network of a subject; where the subject brings mean and std, a copy that shares the weights and remembers them.
 
@@ -159,7 +170,7 @@ def network_of(model: nn.Module | Subject) -> nn.Module:
         return subject.model
     network = weight_sharing_copy(subject.model)
     network.train(subject.model.training)
-    remember_normalization(network, subject.mean, subject.std, GIVEN)
+    remember_given(network, subject)
     return network
 
 

@@ -22,8 +22,8 @@ from featviz.panel import Panel
 from featviz.panel_rendering import render_panel
 from featviz.rendering import Renderings, ordinary_modes, resolve_device, uncompiled
 from featviz.rendering.robustness.presets import Robustness
-from featviz.subjects import Subject, as_subject, input_channels
-from featviz.units import parse_units
+from featviz.subjects import Subject, as_subject, input_channels, with_normalization_of
+from featviz.units import parse_units, unit_numbers
 from featviz.weights.checks import check_same_architecture
 
 log = logging.getLogger("featviz.triplet")
@@ -142,11 +142,12 @@ def render_unit_triplet(
     """
     a, b = (_uncompiled(as_subject(model)) for model in (model_a, model_b))
     resolve_device(device, a.model)
-    alignment = _alignment(a, b, alignment, data, config, merged is not None)
+    fed_a, fed_b = with_normalization_of(a, config), with_normalization_of(b, config)
+    alignment = _alignment(fed_a, fed_b, alignment, data, config, merged is not None)
     layer, rows = _units(alignment, layer, units)
     differ = any(alignment.private)
     if merged is None:
-        merged = merge(a, b, alignment, data=data, head="a" if differ else None)
+        merged = merge(fed_a, fed_b, alignment, data=data, head="a" if differ else None)
     merged = _uncompiled(as_subject(merged))
     if not differ or layer not in dict(merged.model.named_modules()):
         check_same_architecture(a.model, merged.model)
@@ -215,4 +216,4 @@ def _units(alignment: Alignment, layer: str, units: int | Sequence[int] | None) 
         layer, units = spec.layer, spec.channels
     if units is None:
         units = range(alignment.indexer.units(layer).width)
-    return layer, alignment.indexer.check(layer, list(units) if not isinstance(units, int) else units).tolist()
+    return layer, alignment.indexer.check(layer, unit_numbers(units)).tolist()

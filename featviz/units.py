@@ -10,8 +10,11 @@ UnitSpec(layer='fc', channels=None)
 'fc:3'
 """
 
+import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from featviz.errors import UnitError, shown
 
@@ -24,6 +27,24 @@ class UnitSpec:
 
     layer: str
     channels: tuple[int, ...] | None
+
+
+def unit_numbers(units: Any) -> list[int]:
+    """Numbers of units as plain integers: of one, or of a sequence, an array or a tensor of them.
+
+    Raises:
+        UnitError: something else than whole numbers, such as a mask of booleans.
+    """
+    one = not isinstance(units, Iterable) or getattr(units, "ndim", 1) == 0
+    numbers = []
+    for unit in [units] if one else units:
+        try:
+            if isinstance(unit, bool) or "bool" in str(getattr(unit, "dtype", "")):
+                raise TypeError
+            numbers.append(operator.index(unit))
+        except TypeError:
+            raise UnitError(f"{shown(unit)} is no unit: give whole numbers, such as 17 or [17, 40].") from None
+    return numbers
 
 
 def parse_units(text: str) -> UnitSpec:

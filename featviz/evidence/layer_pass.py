@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featviz.data import Data, device_of
+from featviz.data import Data, device_of, parts_of
 from featviz.errors import DataError, ModelError, UnitError
 from featviz.failures import run_network
 from featviz.isolation import ordinary_modes, weight_sharing_copy, without_attention_fastpath
@@ -170,7 +170,7 @@ class _Regrouped:
         images: Tensor | None = None
         labels: Tensor | None = None
         for batch in self._data:
-            x, y = parts_of(batch)
+            x, y = images_and_labels(batch)
             if not self.image_shape:
                 self.image_shape = tuple(x.shape[1:])
                 self.images_in_range = x.ndim == 4 and bool(x.min() >= 0 and x.max() <= 1)
@@ -187,11 +187,9 @@ class _Regrouped:
             yield images
 
 
-def parts_of(batch: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def images_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
     """The images of a batch, and their labels where they have one each."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    x, *rest = batch
+    x, *rest = parts_of(batch)
     label = next((y for y in rest if isinstance(y, Tensor) and y.shape == x.shape[:1]), None)
     return x, label
 

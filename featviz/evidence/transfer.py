@@ -113,6 +113,8 @@ def picture_transfer(
     subjects: Mapping[str, nn.Module | Subject],
     again: Rendered | None = None,
     natural: Exemplars | None = None,
+    *,
+    axis: int | None = None,
 ) -> Transfers:
     """Show every subject every image of a panel, without transforms.
 
@@ -121,6 +123,7 @@ def picture_transfer(
         subjects: its networks, by the names of its columns.
         again: the same panel from another seed, for the floor.
         natural: exemplars of the layer in these subjects.
+        axis: of the units in the layer's output, where the panel was rendered with one that is not the usual.
 
     Raises:
         UnitError: a column without a network, or `again` shows other units.
@@ -132,7 +135,7 @@ def picture_transfer(
     if again is not None and (again.layer, dict(again.own_units)) != (panel.layer, dict(panel.own_units)):
         raise UnitError("the second panel shows other units: render the same ones from another seed.")
     chosen = {name: as_subject(subjects[name], name) for name in names}
-    layers = measurable_layers(chosen[names[0]].model, panel.layer, {})
+    layers = measurable_layers(chosen[names[0]].model, panel.layer, {} if axis is None else {panel.layer: axis})
     sets = [panel] if again is None else [panel, again]
     images = [found.renderings[name].images for found in sets for name in names]
     means = layer_means(chosen, layers, torch.cat(images))
@@ -142,7 +145,7 @@ def picture_transfer(
     for by, name in enumerate(names):
         shown = list(panel.own_units[name])
         rows = np.array([row for row, unit in enumerate(shown) if unit is not None], dtype=int)
-        units = torch.tensor([unit for unit in shown if unit is not None])
+        units = torch.tensor([unit for unit in shown if unit is not None], dtype=torch.long)
         # (image, row): each image as the unit of each row sees it
         seen = means[name, panel.layer][:, units].view(len(sets), len(names), count, -1).numpy()
         for of, other in enumerate(names):

@@ -13,6 +13,7 @@ from featviz.config.matching_methods import LINEAR, MatchingMethod, function_of,
 from featviz.config.matching_options import MethodOptions
 from featviz.data import Data
 from featviz.errors import AlignmentError
+from featviz.isolation import ordinary_modes
 from featviz.matching.alignment import Alignment, LinearAlignment, PermutationAlignment
 from featviz.matching.assignment import Matching, check_permutations
 from featviz.matching.linear.combination import LinearCombination
@@ -27,6 +28,7 @@ from featviz.weights.checks import check_finite, digest
 log = logging.getLogger("featviz.matching")
 
 
+@ordinary_modes
 def align(
     model_a: nn.Module | Subject,
     model_b: nn.Module | Subject,

@@ -21,7 +21,7 @@ from featviz.matching.indexer import LinearUnitIndexer, UnitIndexer
 from featviz.matching.linear.combination import PARENTS, LinearCombination, combination_of_permutations
 from featviz.matching.shared_parts import Private, groups_for_matching
 from featviz.matching.stored_groups import as_numbers, check_floats, check_permutations
-from featviz.subjects import Subject, as_subject
+from featviz.subjects import Subject, as_subject, remember_given
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
 from featviz.symmetry.shared_groups import SharedGroups
@@ -154,7 +154,8 @@ class PermutationAlignment(Alignment):
         return sum(int((self.permutations[g.name] != np.arange(g.size)).sum()) for g in self.groups if g.axes)
 
     def permute(self, model_b: nn.Module | Subject) -> nn.Module:
-        """B': a copy of `model_b` with its units in A's order. It computes the same function as `model_b`.
+        """B': a copy of `model_b` with its units in A's order. It computes the same function as `model_b`, and
+        remembers a subject's mean and std.
 
         What is private to B moves along the axes that it shares with the groups, such as the input of its own head.
 
@@ -164,7 +165,9 @@ class PermutationAlignment(Alignment):
         network = as_subject(model_b).model
         check_digest("B", digest(network), self.digest_b)
         check_axes(self.groups_b, network)
-        return permute_module(network, self.groups_b, self.permutations)
+        made = permute_module(network, self.groups_b, self.permutations)
+        remember_given(made, as_subject(model_b))
+        return made
 
     def as_combination(self) -> LinearCombination:
         """I/2 and P/2, I and P^T in every group."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from featviz.data import device_of
 from featviz.errors import AlignmentError
 from featviz.failures import run_network
-from featviz.isolation import evaluation_mode
+from featviz.isolation import evaluation_mode, weight_sharing_copy
 from featviz.matching.problem import MatchingProblem
 from featviz.moments import Moments, Pairs
 from featviz.subjects import normalized_inputs
@@ -166,7 +166,7 @@ def measure_moments(
         AlignmentError: there is no data.
         DataError: the data cannot be fed to all networks (`subjects.normalized_inputs`, `run_network`).
     """
-    models, crossed = problem.models, list(crossed)
+    models, crossed = [weight_sharing_copy(model) for model in problem.models], list(crossed)
     moments: dict[str, list[Moments]] = {}
     names = [{}, *(problem.names_in_b for _ in models[1:])]
     devices = [device_of(model) for model in models]
@@ -179,7 +179,9 @@ def measure_moments(
 
     with torch.inference_mode(), ExitStack() as stack:
         observers = [stack.enter_context(observer_of(model, own)) for model, own in zip(models, names, strict=True)]
-        for inputs in normalized_inputs(problem.data or (), problem.subjects or models, devices[0]):
+        for inputs in normalized_inputs(
+            () if problem.data is None else problem.data, problem.subjects or models, devices[0]
+        ):
             for model, device, x in zip(models, devices, inputs, strict=True):
                 run_network(model, x.to(device))
             if not batches:

@@ -130,6 +130,11 @@ def measure_logits(
     with torch.inference_mode():
         for inputs in normalized_inputs(images(), subjects, device):
             logits = run_network(network, *inputs)
+            if not isinstance(logits, Tensor):
+                raise DataError(
+                    f"the network gives a {type(logits).__name__} and not one tensor (batch, classes): evaluate a network of "
+                    "one output, such as each of the two of head='both'."
+                )
             total += _loss_of(loss, logits, labels) * len(labels)
             right += int((logits.argmax(1) == labels).sum())
             count += len(labels)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featviz.data import Data, device_of
@@ -77,15 +76,13 @@ def measure_norm_inputs(model: nn.Module, keep_means: bool = False) -> Iterator[
     def measure(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, args: moments[name].add(samples_of(args[0], 1))
 
-    def normalise_variance(norm: _BatchNorm, args: tuple[Tensor], output: Tensor) -> Tensor:
-        del output
-        (x,) = args
-        variance = x.movedim(1, 0).flatten(1).var(1, correction=0)
-        return F.batch_norm(x, statistics[norm][0], variance, norm.weight, norm.bias, False, 0.0, norm.eps)
+    def normalise_variance(norm: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+        norm.running_mean = statistics[norm][0]
+        norm.running_var = args[0].movedim(1, 0).flatten(1).var(1, correction=0)
 
     handles = [norm.register_forward_pre_hook(measure(name)) for name, norm in norms.items()]
     if keep_means:
-        handles += [norm.register_forward_hook(normalise_variance) for norm in norms.values()]
+        handles += [norm.register_forward_pre_hook(normalise_variance) for norm in norms.values()]
     try:
         for norm in norms.values():
             norm.running_mean = norm.running_var = None  # torch then normalises by the batch, in evaluation mode too

@@ -94,9 +94,11 @@ def merge(
         reset_batchnorm(merged, data, progress)
     else:
         layers = None if alignment is None else alignment.groups.layers
-        only = repairable_modules(shared) if head else None
         parent_b = replace(b, model=permuted)
-        repair_channels(merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair", only=only)
+        names = repairable_modules(shared, head or "a") if head or any(n != o for n, o in shared.items()) else None
+        repair_channels(
+            merged, a, parent_b, weight, data, layers, progress, rows, shift=repair == "repair", names=names
+        )
     return merged
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from featviz.config.ranges import numbers
 from featviz.data import Data
-from featviz.errors import AlignmentError
+from featviz.errors import AlignmentError, shown
 from featviz.matching.multi_network.alignment import ManyAlignment
 from featviz.merging.average import average, remember_average_normalization
 from featviz.merging.batchnorm import Progress, check_batchnorm_repair, has_batchnorm, reset_batchnorm
@@ -41,7 +42,9 @@ def merge_many(
     networks = [subject.model for subject in subjects]
     if not networks:
         raise AlignmentError("there are no networks to merge: give one or more.")
-    shares = [1 / len(networks)] * len(networks) if weights is None else [float(weight) for weight in weights]
+    shares = [1 / len(networks)] * len(networks) if weights is None else numbers(weights)
+    if shares is None:
+        raise AlignmentError(f"weights are {shown(weights)}: give one number for each network, in their order.")
     if len(shares) != len(networks) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise AlignmentError(
             f"{len(shares)} weights with the sum {sum(shares):g} are given for {len(networks)} networks: give one for each, "

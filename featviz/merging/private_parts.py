@@ -103,7 +103,11 @@ def average_shared(
     return merged
 
 
-def repairable_modules(shared: Mapping[str, str]) -> set[str]:
-    """Modules of one name in both networks whose weight and bias are shared."""
-    modules = {name.rpartition(".")[0] for name, other in shared.items() if name == other}
-    return {module for module in modules if all(shared.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))}
+def repairable_modules(shared: Mapping[str, str], head: str = "a") -> dict[str, tuple[str, str]]:
+    """Modules whose weight and bias are shared: their name in the merge of this head -> their names in A and in B."""
+    found = {}
+    for name, other in shared.items():
+        (a, leaf), (b, leaf_b) = (full.rpartition(".")[::2] for full in (name, other))
+        if leaf == leaf_b == "weight" and shared.get(f"{a}.bias") == f"{b}.bias":
+            found[a if head == "a" else b] = (a, b)
+    return found

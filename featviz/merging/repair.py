@@ -5,7 +5,7 @@ REPAIR (Jordan et al. 2022) gives every hidden layer with a bias the average mea
 are measured afresh. LayerNorm and GroupNorm hold no statistics: their parameters stay the average of the parents'.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -52,7 +52,7 @@ def repair_channels(
     progress: Progress = None,
     rows: Rows | None = None,
     shift: bool = True,
-    only: Collection[str] | None = None,
+    names: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """REPAIR: hidden layers with a bias get mean and deviation (1 - weight) * A's + weight * B's; BatchNorm is reset.
 
@@ -64,6 +64,7 @@ def repair_channels(
     Where units are combined the goals are merge_A mean_A + merge_B mean_B, and |merge_A| deviation_A + |merge_B| deviation_B:
     the deviation of the combination if its members varied together, which for a matched pair is the average.
 
+    A layer that a parent does not call, such as the output of `nn.MultiheadAttention`, which takes its weights, is left alone.
     A convolution with a bias before a BatchNorm is corrected like any other, which the norm, reset after it, undoes.
 
     Args:
@@ -76,18 +77,24 @@ def repair_channels(
         progress: called with (batches done, 0).
         rows: a layer's units, 0 for A or 1 for B -> what merged units are made of, (width, width); needs `layers`.
         shift: correct means too.
-        only: names of the modules that may be corrected; None: all.
+        names: of the modules that may be corrected: in the merge -> in A and in B, where they have other names; None: all, of
+            one name everywhere.
 
     Raises:
         BatchError: there is no data.
     """
-    axes = {name: axis for name, axis in _repairable_layers(merged, layers).items() if only is None or name in only}
+    if names is not None and layers is not None:  # of the alignment, by A's names
+        layers = {name: layers[a] for name, (a, _) in names.items() if a in layers}
+    axes = _repairable_layers(merged, layers)
+    axes = {name: axis for name, axis in axes.items() if names is None or name in names}
     measured = []
-    for subject in (as_subject(model_a), as_subject(model_b)):
+    for number, subject in enumerate((as_subject(model_a), as_subject(model_b))):
         parent = replace(subject, model=weight_sharing_copy(subject.model))
-        with _measure_outputs(parent.model, axes) as moments:
+        own = {name if names is None else names[name][number]: axis for name, axis in axes.items()}
+        with _measure_outputs(parent.model, own) as moments:
             run_batches(parent, data, progress)
-        measured.append(moments)
+        measured.append(dict(zip(axes, moments.values(), strict=True)))
+    axes = {name: axis for name, axis in axes.items() if all(moments[name].count for moments in measured)}
     goals = {}
     for name in axes:
         (mean_a, deviation_a), (mean_b, deviation_b) = (

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from featviz.config.ranges import number
 from featviz.data import Data
-from featviz.errors import AlignmentError, ModelError
+from featviz.errors import AlignmentError, ModelError, shown
 from featviz.isolation import copy_of
 from featviz.merging.average import remember_average_normalization, write_sum_of_differences
 from featviz.merging.batchnorm import Progress, check_batchnorm_repair, has_batchnorm, reset_batchnorm
@@ -80,13 +81,19 @@ def _factors(names: list[str], weights: float | Mapping[str, float]) -> dict[str
     """
     if not names:
         raise AlignmentError("there are no fine-tuned networks: give one or more by name, as {'x': model}.")
-    given = dict(weights) if isinstance(weights, Mapping) else dict.fromkeys(names, weights)
+    if isinstance(weights, Mapping):
+        given = dict(weights)
+    elif number(weights, float) is not None or isinstance(weights, (bool, str)):
+        given = dict.fromkeys(names, weights)
+    else:
+        raise AlignmentError(f"weights are {shown(weights)}: give one number, or a number for each network by name.")
     if given.keys() != set(names):
         raise AlignmentError(
             f"there are weights of {first_names(given) or 'none'} for the networks {first_names(names)}: give one for each."
         )
     for name, weight in given.items():
-        if isinstance(weight, (bool, str)) or not -HIGHEST <= float(weight) <= HIGHEST:
+        found = number(weight, float)
+        if found is None or not -HIGHEST <= found <= HIGHEST:
             raise AlignmentError(f"the weight of {name} is {weight!r}: it lies between {-HIGHEST} and {HIGHEST}.")
     return {name: float(weight) for name, weight in given.items()}
 

@@ -20,6 +20,7 @@ from featviz.rendering.optimize.restarts import starts_with_gradient
 from featviz.rendering.render import layer_width
 from featviz.rendering.robustness.presets import Robustness, seeded_robustness
 from featviz.subjects import Subject, Subjects, common_channels, named_subjects
+from featviz.units import unit_numbers
 from featviz.weights.checks import check_finite
 
 Scored = tuple[FeatureExtractor, Objective]
@@ -43,10 +44,10 @@ def units_by_subject(
     """The units that each subject shows, one per row: its own ones, or those that rows are called after.
 
     Raises:
-        RenderError: no unit, or another number of own units than of rows.
+        RenderError: no unit, or another number of own units than of rows. UnitError: as `unit_numbers`.
     """
-    rows = (units,) if isinstance(units, int) else tuple(units)
-    found = {name: tuple((own_units or {}).get(name, rows)) for name in names}
+    rows = tuple(unit_numbers(units))
+    found = {name: tuple(unit_numbers((own_units or {}).get(name, rows))) for name in names}
     if not rows:
         raise RenderError("there is no unit to render: name at least one.")
     for name, own in found.items():

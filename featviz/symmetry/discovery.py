@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featviz.errors import ModelError, summary
 from featviz.failures import machine_failed
 from featviz.isolation import copy_of
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.groups import PermutationGroups
 from featviz.symmetry.propagation import propagate
 from featviz.symmetry.solve_groups import groups_of
@@ -22,14 +23,14 @@ log = logging.getLogger("featviz.symmetry")
 
 
 def permutation_groups(
-    model: nn.Module, example_input: object, *, verify: bool = True, free_outputs: bool = False
+    model: nn.Module | Subject, example_input: object, *, verify: bool = True, free_outputs: bool = False
 ) -> PermutationGroups:
     """Find every group of units that can be permuted without changing the network's function.
 
     A network of which no unit may be permuted is logged as a warning, with the reasons.
 
     Args:
-        model: any feed-forward network that runs on `example_input`; it is left as it was.
+        model: any feed-forward network that runs on `example_input`, or a `Subject` of one; it is left as it was.
         example_input: a batch (one example is enough and fastest), or a tuple of arguments.
         verify: try one random permutation in float64 with random norm statistics; a group that changes the output is
             left out and reported in `pinned`.
@@ -40,6 +41,7 @@ def permutation_groups(
         ModelError: the network does not run on the example input, returns no tensor, or (with `verify`) computes
             something else each time it runs.
     """
+    model = as_subject(model).model
     try:
         trial, inputs = private_copy(model, example_input, torch.float64 if verify else torch.float32)
         if verify:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from networks import TinyResNet, seeded
+from torch import nn
 
 from featviz.config import RenderConfig
 from featviz.errors import UnitError
@@ -75,3 +76,23 @@ def test_bad_input_gives_one_true_sentence(networks):
         picture_transfer(panel, {"B": networks["B"]})
     with pytest.raises(UnitError, match="other units"):
         picture_transfer(panel, networks, render_panel({"A": networks["A"]}, "bn2", [2], config=CONFIG))
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_transfer_of_units_on_another_axis():
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 1), ChannelsLast()))
+    panel = render_panel({"A": model}, "1", [0, 1], axis=-1, config=RenderConfig(size=8, steps=4))
+    found = picture_transfer(panel, {"A": model}, axis=-1)
+    np.testing.assert_allclose(found.response.ravel(), panel.cross.ravel(), rtol=1e-5)
+
+
+def test_a_column_without_any_unit_has_no_transfer():
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU()))
+    config = RenderConfig(size=8, steps=4)
+    panel = render_panel({"A": model, "B": model}, "0", [0], own_units={"B": [None]}, config=config)
+    response = picture_transfer(panel, {"A": model, "B": model}).response
+    assert np.isfinite(response).tolist() == [[[True, False], [False, False]]]

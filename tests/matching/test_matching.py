@@ -185,8 +185,7 @@ def test_weights_are_compared_by_their_plain_inner_product_where_no_norm_follows
     assert alignment.matching.objectives == pytest.approx((mixed,))
 
 
-@pytest.mark.parametrize(("method", "options"), [("weights", WeightMatchingOptions), ("sinkhorn", SinkhornOptions)])
-def test_filters_of_arbitrary_scale_are_found_scale_free(method, options):
+def scaled_arbitrarily():
     """Folded norms: B's filters have scales that the next layer undoes, and noise; the plain sum is of the large ones."""
     a = seeded(lambda: nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 3)))
     x = torch.rand(1, 12)
@@ -198,10 +197,27 @@ def test_filters_of_arbitrary_scale_are_found_scale_free(method, options):
             network[0].weight.mul_(scale[:, None]).mul_(1 + 0.3 * torch.randn(24, 12, generator=generator))
             network[0].bias.mul_(scale)
             network[2].weight.div_(scale)
+    return a, b, x, truth
+
+
+def count_right(perms, truth) -> int:
+    return sum(int((perms[name] == perm).sum()) for name, perm in truth.items())
+
+
+@pytest.mark.parametrize(("method", "options"), [("weights", WeightMatchingOptions), ("sinkhorn", SinkhornOptions)])
+def test_filters_of_arbitrary_scale_are_found_scale_free(method, options):
+    a, b, x, truth = scaled_arbitrarily()
     found = [featviz.align(a, b, x, method, options=options(scale_free=kind)).permutations for kind in (0, 1)]
-    plain, scale_free = (sum(int((perms[n] == perm).sum()) for n, perm in truth.items()) for perms in found)
+    plain, scale_free = (count_right(perms, truth) for perms in found)
     assert scale_free == 24
     assert plain < 16
+
+
+@pytest.mark.parametrize("method", ["weights", "c2m3"])
+def test_filters_of_arbitrary_scale_are_found_scale_free_in_many_networks(method):
+    a, b, x, truth = scaled_arbitrarily()
+    found = featviz.align_many([a, b], x, method, options=WeightMatchingOptions(scale_free=1))
+    assert count_right(found.permutations[1], truth) == 24
 
 
 def test_units_that_float32_cannot_tell_apart_are_matched_in_float64():

@@ -1,6 +1,7 @@
 """P6 and the repairs: the ends of the line are A and B', statistics are what a plain pass over the data says."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -326,3 +327,52 @@ def test_the_barrier_says_what_data_it_needs():
         featviz.loss_barrier(a, a, None, iter(LABELLED))
     with pytest.raises(AlignmentError, match="points"):
         featviz.loss_barrier(a, a, None, LABELLED, points=1)
+
+
+def test_repair_leaves_layers_alone_that_a_network_does_not_call():
+    class WithAuxiliary(TinyCNN):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Conv2d(3, 4, 1)
+
+    a, b = seeded(WithAuxiliary, 0), seeded(WithAuxiliary, 1)
+    merged = featviz.merge(a, b, None, repair="repair", data=[torch.rand(8, 3, 8, 8)])
+    average = featviz.merge(a, b, None)
+    assert torch.equal(merged.auxiliary.weight, average.auxiliary.weight)
+    assert not all(map(torch.equal, merged.parameters(), average.parameters()))
+
+
+def test_rescale_measures_what_follows_a_norm_with_its_activation():
+    class NormWithReLU(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    def network() -> nn.Sequential:
+        norms = NormWithReLU(8), nn.BatchNorm2d(8)
+        return nn.Sequential(nn.Conv2d(3, 8, 1), norms[0], nn.Conv2d(8, 8, 1), norms[1], nn.ReLU()).eval()
+
+    x = torch.randn(64, 3, 8, 8)  # no images in [0, 1]: fed as it is
+    merged = featviz.merge(seeded(network, 0), seeded(network, 1), None, repair="rescale", data=[x])
+    with torch.no_grad():
+        assert torch.allclose(merged[3].running_var, merged[:3](x).var((0, 2, 3)), rtol=1e-3)
+
+
+def renamed_network(seed: int, first: str, second: str, head: str, classes: int = 4) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = {first: nn.Conv2d(3, 8, 3), "relu": nn.ReLU(), second: nn.Conv2d(8, 6, 3), "pool": nn.AdaptiveAvgPool2d(1)}
+    return nn.Sequential(OrderedDict(layers | {"flat": nn.Flatten(), head: nn.Linear(6, classes)})).eval()
+
+
+@pytest.mark.parametrize("head", [None, "a", "b"])
+@pytest.mark.parametrize("repair", ["repair", "rescale"])
+def test_networks_of_other_names_are_repaired_as_those_of_one_name(repair, head):
+    classes = 4 if head is None else 7
+    a, same = renamed_network(0, "c1", "c2", "h"), renamed_network(1, "c1", "c2", "h", classes)
+    other = renamed_network(1, "c2", "d2", "g", classes)  # one of A's names, of another layer
+    data, example = [torch.rand(16, 3, 8, 8)], torch.rand(1, 3, 8, 8)
+    rename = {"c2": "c1", "d2": "c2", "g": "h"}
+    one = featviz.merge(a, same, featviz.align(a, same, example), repair=repair, data=data, head=head)
+    two = featviz.merge(a, other, featviz.align(a, other, example, rename=rename), repair=repair, data=data, head=head)
+    assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
+    plain = featviz.merge(a, same, featviz.align(a, same, example), head=head)
+    assert not torch.equal(one.get_parameter("c2.bias"), plain.get_parameter("c2.bias")) or repair == "rescale"

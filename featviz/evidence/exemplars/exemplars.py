@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from featviz.config import RenderConfig
-from featviz.data import Data
+from featviz.data import Data, parts_of
 from featviz.errors import DataError, FeatvizError, UnitError, near_names
 from featviz.evidence.exemplars.best_images import BestImages, Histogram
 from featviz.evidence.layer_names import measurable_layers
-from featviz.evidence.layer_pass import LayerChunk, PassReport, Progress, fingerprint, layer_pass, parts_of
+from featviz.evidence.layer_pass import LayerChunk, PassReport, Progress, fingerprint, layer_pass
 from featviz.rendering.network.feature_extractor import FeatureExtractor
 from featviz.rendering.receptive_field import ReceptiveField, receptive_fields
 from featviz.subjects import Subject, as_subject
@@ -276,7 +276,7 @@ def _images(data: Data, numbers: set[int], fingerprints: Tensor) -> dict[int, Te
     found: dict[int, Tensor] = {}
     first = 0
     for batch in data:
-        x, _ = parts_of(batch)
+        x, *_ = parts_of(batch)
         here = [number for number in numbers if first <= number < first + len(x)]
         if here:
             chosen = x[[number - first for number in here]].cpu()

@@ -91,7 +91,7 @@ def fate(
         parents = {"A": a, "B'": _with_model(b, alignment.permute(b.model))}
     others = _control_networks(a, b, alignment, controls, weight, repair, data, config.seed)
     indexer = alignment.indexer
-    matches = {layer: [indexer.mix(layer, unit) for unit in range(indexer.layers[layer])] for layer in chosen}
+    matches = {layer: [indexer.mix(layer, unit) for unit in range(indexer.units(layer).width)] for layer in chosen}
     scores = {layer: np.array([match.score for match in found]) for layer, found in matches.items()}
     partners = {
         layer: [-1] * len(found) if mixing is not None else indexer.a_to_b(layer, np.arange(len(found))).tolist()
@@ -241,9 +241,11 @@ def _control_networks(
         return {}
     perms = random_permutations(alignment.groups, np.random.default_rng(seed))
     images = data if repair != "none" else None
+    head = "a" if any(alignment.private) else None
     made = {}
-    for name, other in zip(CONTROLS, (b.model, permute_module(b.model, alignment.groups, perms)), strict=True):
-        made[name] = as_subject(merge(a, _with_model(b, other), None, weight=weight, repair=repair, data=images), name)
+    for name, other in zip(CONTROLS, (b.model, permute_module(b.model, alignment.groups_b, perms)), strict=True):
+        network = merge(a, _with_model(b, other), None, weight=weight, repair=repair, data=images, head=head)
+        made[name] = as_subject(network, name)
     return made
 
 

@@ -35,6 +35,7 @@ from featviz.rendering.optimize.reference import ReferenceObjective, ascend_besi
 from featviz.rendering.render import resolve_device
 from featviz.rendering.together import Scored, checked_subjects, share_of_progress, unit_extractors, units_by_subject
 from featviz.subjects import Subjects
+from featviz.units import unit_numbers
 
 LEARNING_RATE = 0.25  # of config.lr: with more, steps from a photograph overshoot the bound and saturate the colors
 PENALTY_RATE = 0.1  # power of distance / change by which the weight of the penalty is multiplied at every step
@@ -212,7 +213,7 @@ def accentuate(
         raise RenderError(f"change is {change!r}: give a number above 0, for example 0.5.")
     named, channels = checked_subjects(subjects, config)
     photographs, config = as_photographs(images, channels, config)
-    rows = [units] if isinstance(units, int) else list(units)
+    rows = unit_numbers(units)
     own = units_by_subject(named, rows, own_units)
     if len(photographs) not in (1, len(rows)):
         raise RenderError(f"{len(photographs)} images for {len(rows)} units: give one for all, or one for each.")

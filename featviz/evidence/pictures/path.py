@@ -22,7 +22,7 @@ from featviz.merging.barrier import evaluate
 from featviz.merging.merge import merge
 from featviz.rendering.render import resolve_device
 from featviz.rendering.together import cross_scores, render_together, unit_extractors, units_by_subject
-from featviz.subjects import Subject, as_subject, input_normalization
+from featviz.subjects import Subject, as_subject, input_normalization, with_normalization_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +120,13 @@ def render_unit_path(
     >>> path.save("out/path.png")  # doctest: +SKIP
 
     Args:
-        model_a, model_b: the parents, or `Subject`s of them; left as they were. All merges are normalized as A is.
+        model_a, model_b: the parents, or `Subject`s of them; left as they were. All merges are normalized as A is, and
+            have A's head where the two differ.
         layer, units: a module name, and units of A, one row each.
         alignment: a permutation of B onto A; None: B as it is.
         points: evenly spaced weights of B', from 0 to 1; 2 or more.
         repair, data: as for `featviz.merge`, at the weights between. Without data there is no repaired row.
-        test_data: batches (x, label) for the accuracies, as the networks are fed them; iterated once per network.
+        test_data: batches (x, label) for the accuracies, x in [0, 1]; iterated once per network.
         config: size, steps, seed and the rest.
         device: None: where A is.
         progress: called with (steps done, steps to do) over all networks.
@@ -140,8 +141,10 @@ def render_unit_path(
     weights = torch.linspace(0, 1, steps, dtype=torch.float64).tolist()
     normalization = input_normalization(a, config)
     kinds = {"averaged": "none"} | ({"repaired": repair} if data is not None and repair != "none" else {})
+    fed_a, fed_b = with_normalization_of(a, config), with_normalization_of(b, config)
+    head = "a" if alignment is not None and any(alignment.private) else None
     merges = {
-        (kind, weight): merge(a.model, b.model, alignment, weight, how, data if how != "none" else None).eval()
+        (kind, weight): merge(fed_a, fed_b, alignment, weight, how, data if how != "none" else None, head=head).eval()
         for kind, how in kinds.items()
         for weight in weights
         if kind == "averaged" or 0 < weight < 1
@@ -156,7 +159,9 @@ def render_unit_path(
     ends = {name: networks[name] for name in (f"averaged {weights[0]}", f"averaged {weights[-1]}")}
     own = torch.stack([made[name].score for name in ends], 1)
     seen = dict(zip(made, (cross_scores(ends, made) / own[:, None]).unbind(1), strict=True))
-    found = {} if test_data is None else {key: evaluate(network, test_data)[1] for key, network in merges.items()}
+    found: dict[tuple[str, float], float] = {}
+    if test_data is not None:
+        found = {(kind, weight): evaluate(named[f"{kind} {weight}"], test_data)[1] for kind, weight in merges}
     order = {kind: [(kind if 0 < weight < 1 else "averaged", weight) for weight in weights] for kind in kinds}
     names = {kind: [f"{of} {weight}" for of, weight in keys] for kind, keys in order.items()}
     return UnitPath(

@@ -33,6 +33,7 @@ from featviz.rendering.together import (
     units_by_subject,
 )
 from featviz.subjects import Subjects
+from featviz.units import unit_numbers
 
 
 class Diverse(Objective):
@@ -169,7 +170,7 @@ def render_variants(
             f"{variants} variants with diversity {diversity!r}: give two or more variants, and a diversity of 0 or more."
         )
     named, _ = checked_subjects(subjects, config)
-    rows = [units] if isinstance(units, int) else list(units)
+    rows = unit_numbers(units)
     own = units_by_subject(named, rows, own_units)
     place = resolve_device(device, next(iter(named.values())).model)
     images: dict[str, list[Tensor]] = {name: [] for name in named}

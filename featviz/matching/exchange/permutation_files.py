@@ -36,6 +36,7 @@ from featviz.matching.permutation.compared_weights import ComparedWeights
 from featviz.matching.permutation.weight_scores import score_by_weights
 from featviz.matching.safetensors_arrays import read_arrays
 from featviz.reading import check_file, json_value, open_archive, read_json
+from featviz.subjects import Subject, as_subject
 from featviz.symmetry.discovery import permutation_groups, private_copy
 from featviz.symmetry.verification import TOLERANCE, relative_error
 from featviz.weights.checks import check_finite, check_same_architecture, digest
@@ -47,7 +48,7 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".th", ".joblib")
 REMEDY = "where you trust it, save its vectors by numpy.savez('perms.npz', **{k: numpy.asarray(v) for k, v in perms.items()})"
 
 
-def write_permutations(alignment: Alignment, model_b: nn.Module, path: str | Path) -> Path:
+def write_permutations(alignment: Alignment, model_b: nn.Module | Subject, path: str | Path) -> Path:
     """Write the permutations for other tools, as .json or .safetensors, by the axes that they permute.
 
     Scores and margins are left out; `Alignment.save` keeps them, for featviz alone.
@@ -59,7 +60,7 @@ def write_permutations(alignment: Alignment, model_b: nn.Module, path: str | Pat
     path = Path(path)
     if path.suffix not in (".json", ".safetensors"):
         raise OutputError(f"{path} is neither .json nor .safetensors: give a name that ends in one of them.")
-    perms = alignment.permutations
+    perms, model_b = alignment.permutations, as_subject(model_b).model
     check_digest("B", digest(model_b), alignment.digest_b)
     vectors, axes_to_perm = axes_of_groups(alignment.groups_b, perms, model_b)
     header = {"format": FORMAT, "version": VERSION, "convention": CONVENTION}
@@ -77,8 +78,8 @@ def write_permutations(alignment: Alignment, model_b: nn.Module, path: str | Pat
 
 def read_permutations(
     source: str | Path | Mapping[str, Any],
-    model_a: nn.Module,
-    model_b: nn.Module,
+    model_a: nn.Module | Subject,
+    model_b: nn.Module | Subject,
     example_input: object,
     *,
     spec: AxesToPerm | None = None,
@@ -110,6 +111,7 @@ def read_permutations(
         raise AlignmentError(f"the permutations are {shown(source)}: give the path of a file, or a dictionary by name.")
     content = _content(Path(source)) if isinstance(source, str | Path) else dict(source)
     where = str(source) if isinstance(source, str | Path) else "the dictionary"
+    model_a, model_b = as_subject(model_a).model, as_subject(model_b).model
     check_same_architecture(model_a, model_b)
     for name, model in (("model A", model_a), ("model B", model_b)):
         check_finite(model, name)

@@ -12,6 +12,7 @@ from featviz.config.matching_methods import MatchingMethod, function_of, resolve
 from featviz.config.matching_options import MethodOptions
 from featviz.data import Data
 from featviz.errors import AlignmentError
+from featviz.isolation import ordinary_modes
 from featviz.matching.align import check_data, scored_matching
 from featviz.matching.multi_network.alignment import ManyAlignment, Perms, relative_permutations
 from featviz.matching.multi_network.match_many import weight_objective
@@ -22,6 +23,7 @@ from featviz.symmetry.discovery import permutation_groups
 from featviz.weights.checks import check_finite, check_same_architecture, digest
 
 
+@ordinary_modes
 def align_many(
     models: Sequence[nn.Module | Subject],
     example_input: object,

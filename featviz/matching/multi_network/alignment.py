@@ -12,6 +12,7 @@ from torch import nn
 from featviz.errors import AlignmentError
 from featviz.matching.assignment import Matching
 from featviz.matching.indexer import UnitIndexer
+from featviz.subjects import Subject, as_subject, remember_given
 from featviz.symmetry.groups import Index, PermutationGroups
 from featviz.symmetry.permute import permute_module
 from featviz.weights.checks import digest
@@ -47,8 +48,8 @@ class ManyAlignment:
         """Permutations of network `second` into the basis of network `first`, through the common one."""
         return relative_permutations(self.permutations[first], self.permutations[second])
 
-    def permute(self, models: Sequence[nn.Module]) -> list[nn.Module]:
-        """All networks in the common basis; each computes what it did.
+    def permute(self, models: Sequence[nn.Module | Subject]) -> list[nn.Module]:
+        """All networks in the common basis; each computes what it did, and remembers its subject's mean and std.
 
         Raises:
             AlignmentError: these are not the networks of this alignment.
@@ -57,12 +58,16 @@ class ManyAlignment:
             raise AlignmentError(
                 f"this alignment is of {len(self)} networks, not of {len(models)}: give the same ones."
             )
-        for number, (model, wanted) in enumerate(zip(models, self.digests, strict=True)):
-            if digest(model) != wanted:
+        subjects = [as_subject(model) for model in models]
+        for number, (subject, wanted) in enumerate(zip(subjects, self.digests, strict=True)):
+            if digest(subject.model) != wanted:
                 raise AlignmentError(
                     f"network {number} is not the one of this alignment: give the same ones in that order."
                 )
-        return [permute_module(m, self.groups, p) for m, p in zip(models, self.permutations, strict=True)]
+        made = [permute_module(s.model, self.groups, p) for s, p in zip(subjects, self.permutations, strict=True)]
+        for network, subject in zip(made, subjects, strict=True):
+            remember_given(network, subject)
+        return made
 
     def members(self, layer: str, unit: int) -> tuple[int, ...]:
         """Every network's unit that corresponds to the first one's `unit`.

@@ -28,7 +28,7 @@ from featviz.matching.assignment import assign_family
 from featviz.matching.multi_network.alignment import Perms
 from featviz.matching.multi_network.match_many import match_weights
 from featviz.matching.permutation.baselines import identity
-from featviz.matching.permutation.compared_weights import compared, scale_free_parameters
+from featviz.matching.permutation.compared_weights import comparable_groups, compared, scale_free_parameters
 from featviz.matching.permutation.doubly_stochastic import permutation_matrix, sinkhorn_normalize
 from featviz.matching.problem import MatchingProblem
 from featviz.matching.unit_axes import axes_by_parameter
@@ -67,7 +67,7 @@ def match_from_starts(
     Args:
         start: per network the permutation of every group into one basis; the result is at least as good.
     """
-    total = SumOverPairs(problem.models, problem.groups)
+    total = SumOverPairs(problem.models, comparable_groups(problem.groups, bool(options.scale_free)))
     same = [identity(problem.groups) for _ in problem.models]
     begins = [permutation_matrices(same), *([permutation_matrices(start)] if start else [])]
     generator = torch.Generator().manual_seed(problem.seed)

@@ -8,6 +8,7 @@ it is the inner product of the weights (`compared_weights.py`).
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -105,13 +106,13 @@ def match_weights(problem: MatchingProblem, options: WeightMatchingOptions) -> t
     """
     models, groups = problem.models, problem.groups
     generator = np.random.default_rng(problem.seed)
-    pairs = _pairs_of_weights(problem)
+    pairs = _pairs_of_weights(problem, bool(options.scale_free))
     perms: list[Perms] = [identity(groups)]
     for model in models[1:]:
         pair = MatchingProblem("weights", (models[0], model), groups, seed=problem.seed)
         perms.append(dict(pair_weights.match_weights(pair, options).perms))
     best = _sum_over_pairs(pairs, perms)
-    once = WeightMatchingOptions(restarts=1, sweeps=options.sweeps, tolerance=options.tolerance)
+    once = replace(options, restarts=1)
     for sweep in range(SWEEPS):
         before = best
         for network in generator.permutation(len(models)).tolist():
@@ -138,10 +139,10 @@ def weight_objective(problem: MatchingProblem, perms: Sequence[Perms]) -> float:
     return _sum_over_pairs(_pairs_of_weights(problem), perms)
 
 
-def _pairs_of_weights(problem: MatchingProblem) -> dict[tuple[int, int], ComparedWeights]:
+def _pairs_of_weights(problem: MatchingProblem, scale_free: bool = False) -> dict[tuple[int, int], ComparedWeights]:
     models = problem.models
     pairs = itertools.combinations(range(len(models)), 2)
-    return {(p, q): ComparedWeights(models[p], models[q], problem.groups) for p, q in pairs}
+    return {(p, q): ComparedWeights.of(replace(problem, models=(models[p], models[q])), scale_free) for p, q in pairs}
 
 
 def _sum_over_pairs(pairs: Mapping[tuple[int, int], ComparedWeights], perms: Sequence[Perms]) -> float:

@@ -33,9 +33,18 @@ def scale_free_parameters(groups: PermutationGroups, shapes: Mapping[str, tuple[
     return groups.normalized | vectors
 
 
+def comparable_groups(groups: PermutationGroups, scale_free: bool) -> PermutationGroups:
+    """The groups, with every filter's scale taken as arbitrary where `scale_free`."""
+    if not scale_free:
+        return groups
+    filters = frozenset(axis.parameter for group in groups for axis in group.axes if axis.axis == 0)
+    return replace(groups, normalized=filters)
+
+
 def compared(tensor: Tensor, dtype: torch.dtype, scale_free: bool) -> Tensor:
     """A parameter on the CPU. Scale-free, filters have unit norm, and vectors the root mean square `VECTOR_NORM`."""
     tensor = tensor.detach().cpu()
+    tensor = tensor.clone() if tensor.is_inference() else tensor  # which autograd refuses
     if not scale_free:
         return tensor.to(dtype)
     if tensor.dim() < 2:
@@ -94,10 +103,7 @@ class ComparedWeights:
         Args:
             scale_free: take every filter's scale as arbitrary, as if a batch norm followed each.
         """
-        groups = problem.groups
-        if scale_free:
-            filters = frozenset(axis.parameter for group in groups for axis in group.axes if axis.axis == 0)
-            groups = replace(groups, normalized=filters)
+        groups = comparable_groups(problem.groups, scale_free)
         return cls(problem.model_a, problem.model_b, groups, problem.names_in_b)
 
     def permuted(self, name: str, perms: Mapping[str, Index]) -> Tensor:
