@@ -21,7 +21,7 @@ and in their merge, side by side.
 
 EXAMPLES = """\
 from two checkpoints to pictures:
-  featviz demo                                                     a bundled pair, no data, about a minute
+  featviz demo                                                     a bundled pair, no data, some minutes
   featviz info a.safetensors --arch resnet20-x2 --size 32          what can be permuted, which layers have units
   featviz align a.safetensors b.safetensors --arch resnet20-x2 --size 32 --out ab.safetensors
   featviz merge a.safetensors b.safetensors --arch resnet20-x2 --size 32 --alignment ab.safetensors \\

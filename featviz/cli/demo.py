@@ -14,7 +14,7 @@ statistics of their repaired merge. Render some units of three layers in A, B' a
 
 EXAMPLES = """\
 examples:
-  featviz demo                                  about a minute on two cores; writes out/demo/
+  featviz demo                                  two minutes on two cores with AVX-512, several without; writes out/demo/
   featviz demo --steps 16 --size 32             a quick look
 """
 

@@ -76,13 +76,14 @@ def run(args: Namespace) -> None:
     from featviz.evidence.fates.fate import fate
     from featviz.merging.merge import merge
 
-    model_a, model_b = inputs.pair(args)
+    model_a, model_b = inputs.networks(args)
     alignment = inputs.alignment(args, model_a, model_b, args.size)
     data = inputs.images(args, model_a, args.size)
     if args.merged is None:
         inputs.say(f"no --merged: averaging A and B', repair {args.repair}.")
         with inputs.bar("merging") as progress:
-            merged = merge(model_a, model_b, alignment, repair=args.repair, data=data, progress=progress)
+            head = "a" if any(alignment.private) else None
+            merged = merge(model_a, model_b, alignment, repair=args.repair, data=data, progress=progress, head=head)
     else:
         merged = inputs.network(args, args.merged)
     assert data is not None

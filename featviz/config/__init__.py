@@ -57,17 +57,19 @@ class RenderConfig:
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
     lr: float | None = option(None, f"step size of AdamW (default: {LEARNING_RATE})")  # Lucid: 0.05
-    beta1: float = option(0.5, "of AdamW: its memory of gradients")  # Lucid: 0.9; under random warps that overshoots
+    beta1: float = option(
+        0.5, "decay rate of AdamW's mean of gradients"
+    )  # Lucid: 0.9; under random warps that overshoots
     schedule: str = option(
         "linear",
         f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {SETTLING_STEPS} steps; constant; or cosine, from lr to 0",
     )
     weight_decay: float = option(
         1.0,
-        "per step, times lr, of values that the step makes smaller; in fourier in proportion to the frequency, this at Nyquist",
+        "share, times lr, taken off values that a step makes smaller; fourier: in proportion to frequency, this at Nyquist",
     )
     saturation_decay: float = option(
-        1.0, "per step, times lr, of what colors have beyond 0.03 and 0.97, before the sigmoid (fourier and pixel)"
+        1.0, "share, times lr, taken off what colors have beyond 0.03 and 0.97, before the sigmoid (fourier, pixel)"
     )
     ema: float = option(
         0.95, "of the running average of the iterates, which is the image at the end; 0: the last iterate"

@@ -39,7 +39,7 @@ def answer(records: list[Record]) -> Answer:
             "Class-selective units are merged less faithfully", "rank correlation below 0", holding("selectivity", -1)
         ),
         Finding(
-            "Units like which the other parent has one are merged more faithfully, also among units of equal agreement",
+            "Units that have a similar one in the other parent are merged more faithfully, also among units of equal agreement",
             "partial rank correlation above 0",
             holding("beyond agreement", 1),
         ),

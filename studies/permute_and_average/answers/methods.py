@@ -53,7 +53,7 @@ def answer(records: list[Record]) -> Answer:
             },
         ),
         Finding(
-            "By CCA A's units survive as single units, and B's do not",
+            "By CCA A's units survive as single units better than B's do",
             "A's units survive better than B's by more than .1, and by less than .1 with every other method",
             {record["title"]: _leans(record) for record in several if "cca" in methods_of(record)},
             surprising=True,
