@@ -125,6 +125,7 @@ def test_networks_of_other_heads_are_aligned_merged_and_rendered(here, tmp_path,
         assert [len(load_file(path)["8.bias"]) for path in paths] == classes
     barrier = ["barrier", *pair, *SIZE, *alignment, "--data", "data", "--points", "2"]
     assert main([*barrier, "--head", "a"]) == 0
+    assert main(["fate", *pair, *SIZE, *alignment, "--data", "data", "--layers", "1"]) == 0
     assert main(["triplet", *pair, *FAST, *alignment, "--units", "0:0", "--out", str(tmp_path / "gallery")]) == 0
     assert (tmp_path / "gallery" / "0.png").is_file()
     assert main(["triplet", *pair, *FAST, *alignment, "--units", "8:0", "--out", str(tmp_path / "gallery")]) == 2
