@@ -36,8 +36,9 @@ def unit_numbers(units: Any) -> list[int]:
         UnitError: something else than whole numbers, such as a mask of booleans.
     """
     one = not isinstance(units, Iterable) or getattr(units, "ndim", 1) == 0
+    each: Iterable[Any] = [units] if one else units
     numbers = []
-    for unit in [units] if one else units:
+    for unit in each:
         try:
             if isinstance(unit, bool) or "bool" in str(getattr(unit, "dtype", "")):
                 raise TypeError
