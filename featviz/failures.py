@@ -31,8 +31,8 @@ def run_network(network: Callable[..., Output], *inputs: Tensor) -> Output:
         if machine_failed(error):
             raise
         raise DataError(
-            f"the network fails on a batch of shape {tuple(inputs[0].shape)} ({summary(error)}): give images of the size that "
-            "it takes."
+            f"the network fails on a batch of shape {tuple(inputs[0].shape)} ({summary(error)}): give images of the shape "
+            "that it takes."
         ) from error
 
 

@@ -40,6 +40,7 @@ class Panel(Picture):
     exemplars: the best images of the units in subjects of the same names, shown under each rendering; None: not shown.
     fates: what became of the units in the merged network, told in its captions; None: not told. See `with_evidence`.
     robustness: the random transforms: a preset's name, or what a pipeline says of itself.
+    axis: of the units in the layer's output, as it was given; None: 1, and the last one of tokens, a linear layer or LayerNorm.
     normalizations, digests: how the input of each subject is normalized and who says so; the digest of its weights.
     """
 
@@ -54,6 +55,7 @@ class Panel(Picture):
     exemplars: ExemplarPicture | None = field(default=None, kw_only=True)
     fates: Fates | StoredFates | None = field(default=None, kw_only=True)
     robustness: str = field(default="affine", kw_only=True)
+    axis: int | None = field(default=None, kw_only=True)
 
     @property
     def title(self) -> str:

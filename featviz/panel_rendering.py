@@ -112,6 +112,7 @@ def render_panel(
         normalizations,
         {name: digest(subject.model) for name, subject in named.items()},
         robustness=robustness_in_words(robustness, config),
+        axis=axis,
     )
     _warn_of_dead(panel)
     return panel

@@ -147,7 +147,7 @@ def render_unit_triplet(
     layer, rows = _units(alignment, layer, units)
     differ = any(alignment.private)
     if merged is None:
-        merged = merge(fed_a, fed_b, alignment, data=data, head="a" if differ else None)
+        merged = merge(fed_a, fed_b, alignment, data=data, head=alignment.head)
     merged = _uncompiled(as_subject(merged))
     if not differ or layer not in dict(merged.model.named_modules()):
         check_same_architecture(a.model, merged.model)

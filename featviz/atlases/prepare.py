@@ -88,7 +88,7 @@ def shared_merge(
     """
     if given is not None:
         return without_compilation(as_subject(given, "merged"))
-    head = "a" if any(alignment.private) else None
+    head = alignment.head
     if not path.exists():
         made = merge(a, b, alignment, weight, repair, data, head=head)
         with _temporary(path) as part:

@@ -42,7 +42,7 @@ def networks(args: Namespace, model_a: Any, model_b: Any, alignment: Any, data: 
     from featviz.cli import inputs
     from featviz.merging.merge import merge
 
-    head = "a" if alignment is not None and any(alignment.private) else None
+    head = None if alignment is None else alignment.head
     found = {}
     for name, path in args.also:
         if path is not None:

@@ -82,8 +82,9 @@ def run(args: Namespace) -> None:
     if args.merged is None:
         inputs.say(f"no --merged: averaging A and B', repair {args.repair}.")
         with inputs.bar("merging") as progress:
-            head = "a" if any(alignment.private) else None
-            merged = merge(model_a, model_b, alignment, repair=args.repair, data=data, progress=progress, head=head)
+            merged = merge(
+                model_a, model_b, alignment, repair=args.repair, data=data, progress=progress, head=alignment.head
+            )
     else:
         merged = inputs.network(args, args.merged)
     assert data is not None

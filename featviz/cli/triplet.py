@@ -74,7 +74,7 @@ def run(args: Namespace) -> None:
     for layer, units in asked.items():
         alignment.indexer.check(layer, units or [])
     repair = "none" if data is None else arguments.DEFAULTS.merge.repair
-    head = "a" if any(alignment.private) else None
+    head = alignment.head
     if args.merged is None:
         inputs.say(f"no --merged: averaging A and B', repair {repair}.")
         with inputs.bar("merging") as progress:

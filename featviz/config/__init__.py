@@ -57,9 +57,8 @@ class RenderConfig:
     steps: int | None = option(None, "steps of the ascent, exactly so many (default: until the score has converged)")
     seed: int = option(0, "with layer, unit and restart it decides a unit's start and its random transforms")
     lr: float | None = option(None, f"step size of AdamW (default: {LEARNING_RATE})")  # Lucid: 0.05
-    beta1: float = option(
-        0.5, "decay rate of AdamW's mean of gradients"
-    )  # Lucid: 0.9; under random warps that overshoots
+    # Lucid's beta1 is 0.9; under random warps that overshoots
+    beta1: float = option(0.5, "decay rate of AdamW's mean of gradients")
     schedule: str = option(
         "linear",
         f"of the step size: linear, from {FIRST_RATE:g} lr to lr in {SETTLING_STEPS} steps; constant; or cosine, from lr to 0",

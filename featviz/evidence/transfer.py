@@ -27,10 +27,13 @@ from featviz.subjects import Subject, as_subject
 
 
 class Rendered(Protocol):
-    """What is needed of a `Panel`: its layer, the units of each subject, and their images."""
+    """What is needed of a `Panel`: its layer and the axis of its units, the units of each subject, and their images."""
 
     @property
     def layer(self) -> str: ...
+
+    @property
+    def axis(self) -> int | None: ...
 
     @property
     def own_units(self) -> Mapping[str, tuple[int | None, ...]]: ...
@@ -113,8 +116,6 @@ def picture_transfer(
     subjects: Mapping[str, nn.Module | Subject],
     again: Rendered | None = None,
     natural: Exemplars | None = None,
-    *,
-    axis: int | None = None,
 ) -> Transfers:
     """Show every subject every image of a panel, without transforms.
 
@@ -123,7 +124,6 @@ def picture_transfer(
         subjects: its networks, by the names of its columns.
         again: the same panel from another seed, for the floor.
         natural: exemplars of the layer in these subjects.
-        axis: of the units in the layer's output, where the panel was rendered with one that is not the usual.
 
     Raises:
         UnitError: a column without a network, or `again` shows other units.
@@ -135,7 +135,9 @@ def picture_transfer(
     if again is not None and (again.layer, dict(again.own_units)) != (panel.layer, dict(panel.own_units)):
         raise UnitError("the second panel shows other units: render the same ones from another seed.")
     chosen = {name: as_subject(subjects[name], name) for name in names}
-    layers = measurable_layers(chosen[names[0]].model, panel.layer, {} if axis is None else {panel.layer: axis})
+    layers = measurable_layers(
+        chosen[names[0]].model, panel.layer, {} if panel.axis is None else {panel.layer: panel.axis}
+    )
     sets = [panel] if again is None else [panel, again]
     images = [found.renderings[name].images for found in sets for name in names]
     means = layer_means(chosen, layers, torch.cat(images))

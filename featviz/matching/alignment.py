@@ -57,6 +57,11 @@ class Alignment(ABC):
         return self.groups if self.parts is None else self.parts.b
 
     @property
+    def head(self) -> str | None:
+        """`head` of `featviz.merge` for a merge that keeps A's parts: "a" where the networks differ, else None."""
+        return "a" if any(self.private) else None
+
+    @property
     def private(self) -> Private:
         """`private.a` and `private.b`: the parameters and buffers of one network alone, each by its own names."""
         return Private((), ()) if self.parts is None else Private(self.parts.private_a, self.parts.private_b)

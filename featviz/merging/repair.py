@@ -90,8 +90,8 @@ def repair_channels(
     measured = []
     for number, subject in enumerate((as_subject(model_a), as_subject(model_b))):
         parent = replace(subject, model=weight_sharing_copy(subject.model))
-        own = {name if names is None else names[name][number]: axis for name, axis in axes.items()}
-        with _measure_outputs(parent.model, own) as moments:
+        axes_of_parent = {name if names is None else names[name][number]: axis for name, axis in axes.items()}
+        with _measure_outputs(parent.model, axes_of_parent) as moments:
             run_batches(parent, data, progress)
         measured.append(dict(zip(axes, moments.values(), strict=True)))
     axes = {name: axis for name, axis in axes.items() if all(moments[name].count for moments in measured)}

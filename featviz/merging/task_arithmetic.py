@@ -81,12 +81,7 @@ def _factors(names: list[str], weights: float | Mapping[str, float]) -> dict[str
     """
     if not names:
         raise AlignmentError("there are no fine-tuned networks: give one or more by name, as {'x': model}.")
-    if isinstance(weights, Mapping):
-        given = dict(weights)
-    elif number(weights, float) is not None or isinstance(weights, (bool, str)):
-        given = dict.fromkeys(names, weights)
-    else:
-        raise AlignmentError(f"weights are {shown(weights)}: give one number, or a number for each network by name.")
+    given = dict(weights) if isinstance(weights, Mapping) else dict.fromkeys(names, weights)
     if given.keys() != set(names):
         raise AlignmentError(
             f"there are weights of {first_names(given) or 'none'} for the networks {first_names(names)}: give one for each."
@@ -94,7 +89,10 @@ def _factors(names: list[str], weights: float | Mapping[str, float]) -> dict[str
     for name, weight in given.items():
         found = number(weight, float)
         if found is None or not -HIGHEST <= found <= HIGHEST:
-            raise AlignmentError(f"the weight of {name} is {weight!r}: it lies between {-HIGHEST} and {HIGHEST}.")
+            raise AlignmentError(
+                f"the weight of {name} is {shown(weight)}: it lies between {-HIGHEST} and {HIGHEST}; give one for all networks, or "
+                "one for each by name."
+            )
     return {name: float(weight) for name, weight in given.items()}
 
 

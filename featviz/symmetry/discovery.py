@@ -57,7 +57,8 @@ def permutation_groups(
         run_example(*private_copy(model, example_input, torch.float32))
         if verify:
             raise ModelError(
-                f"the network cannot be followed in float64 ({summary(error)}): with verify=False it runs in float32."
+                f"the network cannot be followed in float64 ({summary(error)}): verify=False follows it in float32, without a "
+                "proof."
             ) from error
         raise
     found = groups_of(trace)

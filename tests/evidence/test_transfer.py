@@ -86,7 +86,7 @@ class ChannelsLast(nn.Module):
 def test_transfer_of_units_on_another_axis():
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 1), ChannelsLast()))
     panel = render_panel({"A": model}, "1", [0, 1], axis=-1, config=RenderConfig(size=8, steps=4))
-    found = picture_transfer(panel, {"A": model}, axis=-1)
+    found = picture_transfer(panel, {"A": model})
     np.testing.assert_allclose(found.response.ravel(), panel.cross.ravel(), rtol=1e-5)
 
 

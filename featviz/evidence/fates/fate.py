@@ -241,10 +241,9 @@ def _control_networks(
         return {}
     perms = random_permutations(alignment.groups, np.random.default_rng(seed))
     images = data if repair != "none" else None
-    head = "a" if any(alignment.private) else None
     made = {}
     for name, other in zip(CONTROLS, (b.model, permute_module(b.model, alignment.groups_b, perms)), strict=True):
-        network = merge(a, _with_model(b, other), None, weight=weight, repair=repair, data=images, head=head)
+        network = merge(a, _with_model(b, other), None, weight=weight, repair=repair, data=images, head=alignment.head)
         made[name] = as_subject(network, name)
     return made
 

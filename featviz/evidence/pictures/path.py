@@ -142,7 +142,7 @@ def render_unit_path(
     normalization = input_normalization(a, config)
     kinds = {"averaged": "none"} | ({"repaired": repair} if data is not None and repair != "none" else {})
     fed_a, fed_b = with_normalization_of(a, config), with_normalization_of(b, config)
-    head = "a" if alignment is not None and any(alignment.private) else None
+    head = None if alignment is None else alignment.head
     merges = {
         (kind, weight): merge(fed_a, fed_b, alignment, weight, how, data if how != "none" else None, head=head).eval()
         for kind, how in kinds.items()

@@ -1,4 +1,4 @@
-"""Why a network failed on images of a picture: another kind of input, or a size that it does not take."""
+"""Why a network cannot take the images that are rendered for it: it wants another kind of input, or another size."""
 
 import torch
 from torch import Tensor, nn
