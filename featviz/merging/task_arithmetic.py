@@ -90,8 +90,8 @@ def _factors(names: list[str], weights: float | Mapping[str, float]) -> dict[str
         found = number(weight, float)
         if found is None or not -HIGHEST <= found <= HIGHEST:
             raise AlignmentError(
-                f"the weight of {name} is {shown(weight)}: it lies between {-HIGHEST} and {HIGHEST}; give one for all networks, or "
-                "one for each by name."
+                f"the weight of {name} is {shown(weight)}: it lies between {-HIGHEST} and {HIGHEST}; give one for "
+                "all networks, or one for each by name."
             )
     return {name: float(weight) for name, weight in given.items()}
 
